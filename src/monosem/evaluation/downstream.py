@@ -1,0 +1,115 @@
+"""What the subject model loses when the reconstruction takes the activations' place (PAPER.md, Evaluations, 1).
+
+Three things are put in the place of the activations at the kept positions, others untouched: the reconstruction; zeros;
+and the mean preprocessed activation with each token's own mean and norm restored, so that an autoencoder that only
+predicts the mean recovers exactly nothing. A token is a position that is kept and has a successor in its block.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int
+from torch import Tensor
+
+from monosem.evaluation.bootstrap import Sums
+from monosem.evaluation.sample import with_successor
+from monosem.sae.autoencoder import Autoencoder
+from monosem.sae.preprocess import undo_preprocess
+from monosem.subject.model import SubjectModel
+
+Replacement = Callable[[Float[Tensor, "blocks length d_model"]], Float[Tensor, "blocks length d_model"]]
+
+REPLACEMENTS = ("reconstruction", "zero_ablation", "mean_ablation")
+FORWARD_PASSES = 1 + len(REPLACEMENTS)
+
+
+def replacements(sae: Autoencoder, mean: Float64[Tensor, " d_model"]) -> dict[str, Replacement]:
+    """What each of REPLACEMENTS puts in the place of raw activations; ``mean`` is of preprocessed ones."""
+
+    def ablate_to_mean(raw: Float[Tensor, "blocks length d_model"]) -> Float[Tensor, "blocks length d_model"]:
+        inputs = sae.preprocess(raw.flatten(0, 1))
+        x = mean.to(inputs.x.device, torch.promote_types(sae.W_enc.dtype, torch.float32))
+        return undo_preprocess(x.expand_as(inputs.x), inputs.mean, inputs.norm).reshape(raw.shape).to(raw)
+
+    def reconstruct(raw: Float[Tensor, "blocks length d_model"]) -> Float[Tensor, "blocks length d_model"]:
+        return sae(raw).to(raw.device)
+
+    return {"reconstruction": reconstruct, "zero_ablation": torch.zeros_like, "mean_ablation": ablate_to_mean}
+
+
+def new_downstream_sums(n_documents: int) -> dict[str, Float64[Tensor, " documents"]]:
+    """Sums over each document's tokens, still zero: of tokens, cross-entropies and divergences, in nats."""
+    names = ["tokens", "cross_entropy"]
+    for name in REPLACEMENTS:
+        names += [f"cross_entropy_{name}", f"kl_{name}"]
+    return {name: torch.zeros(n_documents, dtype=torch.float64) for name in names}
+
+
+def add_downstream(
+    sums: Sums,
+    subject: SubjectModel,
+    hookpoint: str,
+    tokens: Int[Tensor, "blocks length"],
+    kept: Bool[Tensor, "blocks length"],
+    documents: Int[Tensor, "blocks length"],
+    functions: Mapping[str, Replacement],
+) -> None:
+    """Run the blocks unmodified and with each replacement, and add the losses to their documents' sums, in place."""
+    at = with_successor(kept)
+    targets = tokens.roll(-1, dims=1)[at]
+
+    def add(name: str, losses: Float[Tensor, " predictions"]) -> None:
+        sums[name].index_add_(0, documents[at], losses.to("cpu", torch.float64))
+
+    unmodified = log_probabilities(subject.logits(tokens), at)
+    add("tokens", torch.ones(len(targets)))
+    add("cross_entropy", cross_entropy(unmodified, targets))
+    for name, function in functions.items():
+        with subject.replace(hookpoint, function, where=kept):
+            modified = log_probabilities(subject.logits(tokens), at)
+        add(f"cross_entropy_{name}", cross_entropy(modified, targets))
+        add(f"kl_{name}", kl_divergence(unmodified, modified))
+
+
+def log_probabilities(
+    logits: Float[Tensor, "blocks length vocabulary"], at: Bool[Tensor, "blocks length"]
+) -> Float[Tensor, "predictions vocabulary"]:
+    """Log-probabilities at some positions, in float32 or wider."""
+    chosen = logits[at.to(logits.device)]
+    return chosen.to(torch.promote_types(chosen.dtype, torch.float32)).log_softmax(dim=1)
+
+
+def cross_entropy(
+    log_p: Float[Tensor, "predictions vocabulary"], targets: Int[Tensor, " predictions"]
+) -> Float[Tensor, " predictions"]:
+    """−log p(target) of each prediction, in nats."""
+    return -log_p.gather(1, targets.to(log_p.device)[:, None]).squeeze(1)
+
+
+def kl_divergence(
+    log_p: Float[Tensor, "predictions vocabulary"], log_q: Float[Tensor, "predictions vocabulary"]
+) -> Float[Tensor, " predictions"]:
+    """KL(p ‖ q) = Σ p (log p − log q) of each prediction, in nats."""
+    return (log_p.exp() * (log_p - log_q)).sum(dim=1)
+
+
+def downstream_statistics(sums: Sums) -> dict[str, Float64[Tensor, " samples"]]:
+    """Means over tokens, the increase in cross-entropy, and the share of the loss that the reconstruction recovers.
+
+    The latter is (CE_ablated − CE_reconstruction) / (CE_ablated − CE_unmodified), and not defined (NaN) where the
+    ablation does not raise the loss.
+    """
+    means = {name: each / sums["tokens"] for name, each in sums.items() if name != "tokens"}
+    unmodified, reconstruction = means["cross_entropy"], means["cross_entropy_reconstruction"]
+    means["cross_entropy_increase"] = reconstruction - unmodified
+    for ablation in ("zero_ablation", "mean_ablation"):
+        ablated = means[f"cross_entropy_{ablation}"]
+        harm = (ablated - unmodified).where(ablated > unmodified, torch.nan)
+        means[f"loss_recovered_{ablation}"] = (ablated - reconstruction) / harm
+    return means
+
+
+def blocks_in_memory(subject: SubjectModel, tokens: Int[Tensor, "blocks length"]) -> int:
+    """Blocks in one pass: at most 64, and no more than give 128 MB of logits in float32; several such are held."""
+    vocabulary = subject.logits(tokens[:1, :1]).shape[-1]
+    return max(1, min(64, (1 << 25) // (tokens.shape[1] * vocabulary)))

@@ -1,0 +1,60 @@
+"""How well activations are reconstructed, and from how many latents."""
+
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+
+from monosem.evaluation.bootstrap import Sums
+from monosem.sae.activations import KeptLatents
+from monosem.sae.autoencoder import Autoencoder
+from monosem.sae.codes import Codes
+
+
+def new_reconstruction_sums(n_documents: int, d_model: int) -> dict[str, Float64[Tensor, "documents ..."]]:
+    """Sums over each document's tokens, still zero: of tokens, ‖x − x̂‖², ‖x‖², x and active latents."""
+    sums = {name: torch.zeros(n_documents, dtype=torch.float64) for name in ("tokens", "squared_error", "squared_norm")}
+    sums["x"] = torch.zeros(n_documents, d_model, dtype=torch.float64)
+    sums["active"] = torch.zeros(n_documents, dtype=torch.float64)
+    return sums
+
+
+def add_reconstruction(
+    sums: Sums,
+    x: Float[Tensor, "batch d_model"],
+    reconstruction: Float[Tensor, "batch d_model"],
+    active: Int[Tensor, " batch"],
+    documents: Int[Tensor, " batch"],
+) -> None:
+    """Add a batch of preprocessed activations to its documents' sums, in float64 on the CPU, in place.
+
+    ``active`` is how many latents of each token are strictly positive.
+    """
+    x, reconstruction = x.to("cpu", torch.float64), reconstruction.to("cpu", torch.float64)
+    sums["tokens"].index_add_(0, documents, torch.ones(len(x), dtype=torch.float64))
+    sums["squared_error"].index_add_(0, documents, (x - reconstruction).square().sum(dim=1))
+    sums["squared_norm"].index_add_(0, documents, x.square().sum(dim=1))
+    sums["x"].index_add_(0, documents, x)
+    sums["active"].index_add_(0, documents, active.to("cpu", torch.float64))
+
+
+def preprocessed_reconstruction(sae: Autoencoder, codes: Codes) -> Float[Tensor, "batch d_model"]:
+    """x̂ in the space that the autoencoder was trained in, where the normalised MSE is measured."""
+    batch = len(codes.mean)
+    return sae.reconstruct(KeptLatents(codes.values.view(batch, -1), codes.indices.view(batch, -1)))
+
+
+def mean_activation(sums: Sums) -> Float64[Tensor, " d_model"]:
+    """x̄, the mean preprocessed activation of all documents' tokens."""
+    return sums["x"].sum(dim=0) / sums["tokens"].sum()
+
+
+def reconstruction_statistics(sums: Sums) -> dict[str, Float64[Tensor, " samples"]]:
+    """Normalised MSE, Σ‖x − x̂‖² / Σ‖x − x̄‖² with each sample's own x̄ (PAPER.md, Setup), and L0, latents a token.
+
+    Predicting the mean scores exactly 1. Σ‖x − x̄‖² is Σ‖x‖² − ‖Σx‖²/N, which float64 bears unless the variance is a
+    billionth of the mean square; where all tokens are alike the score is not defined.
+    """
+    tokens = sums["tokens"]
+    variation = sums["squared_norm"] - sums["x"].square().sum(dim=1) / tokens
+    variation = variation.where(variation > 1e-12 * sums["squared_norm"], torch.nan)
+    return {"normalized_mse": sums["squared_error"] / variation, "l0": sums["active"] / tokens}

@@ -1,0 +1,88 @@
+"""The only door to the sparse operations: differentiable, touching k of n latents a token.
+
+Gradients reach values, weights and biases through the k indices alone; no ``[batch, n_latents]`` gradient is ever made.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from monosem.ops import reference
+
+
+def topk(
+    pre_activations: Float[Tensor, "batch n_latents"], k: int
+) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
+    """The k largest pre-activations of each token, largest first, and the latents they belong to."""
+    values, indices = torch.topk(pre_activations, k, dim=1, sorted=True)
+    return values, indices
+
+
+class _SparseDecode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, latent_values: Tensor, latent_indices: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(latent_values, latent_indices, weight)
+        return reference.sparse_decode(latent_values, latent_indices, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
+        latent_values, latent_indices, weight = ctx.saved_tensors
+        grad = grad_outputs[0].contiguous()
+        needs_values, _, needs_weight = ctx.needs_input_grad
+        return (
+            reference.selected_products(grad, latent_indices, weight) if needs_values else None,
+            None,
+            reference.weight_gradient(latent_values, latent_indices, grad, weight.shape[0]) if needs_weight else None,
+        )
+
+
+def sparse_decode(
+    latent_values: Float[Tensor, "batch k"],
+    latent_indices: Int[Tensor, "batch k"],
+    W_dec: Float[Tensor, "n_latents d_model"],
+) -> Float[Tensor, "batch d_model"]:
+    """Sum the k selected decoder rows, weighted by their values.
+
+    Differentiable in ``latent_values`` and ``W_dec``.
+    """
+    result: Tensor = _SparseDecode.apply(latent_values, latent_indices, W_dec)  # pyright: ignore[reportAssignmentType] (autograd.Function.apply is untyped)
+    return result
+
+
+class _SelectedPreActivations(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x_centered: Tensor, W_enc: Tensor, b_enc: Tensor, pre_activations: Tensor, latent_indices: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(x_centered, W_enc, latent_indices)
+        return pre_activations.gather(1, latent_indices)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        x_centered, W_enc, latent_indices = ctx.saved_tensors
+        grad, n_latents = grad_outputs[0].contiguous(), W_enc.shape[0]
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        return (
+            reference.sparse_decode(grad, latent_indices, W_enc) if needs_x else None,
+            reference.weight_gradient(grad, latent_indices, x_centered, n_latents) if needs_weight else None,
+            reference.bias_gradient(grad, latent_indices, n_latents) if needs_bias else None,
+            None,
+            None,
+        )
+
+
+def selected_pre_activations(
+    x_centered: Float[Tensor, "batch d_model"],
+    W_enc: Float[Tensor, "n_latents d_model"],
+    b_enc: Float[Tensor, " n_latents"],
+    pre_activations: Float[Tensor, "batch n_latents"],
+    latent_indices: Int[Tensor, "batch k"],
+) -> Float[Tensor, "batch k"]:
+    """The pre-activations that the indices name, differentiable in ``x_centered``, ``W_enc`` and ``b_enc``.
+
+    ``pre_activations`` is ``x_centered @ W_enc.T + b_enc``, computed without gradients by whoever chose the indices.
+    """
+    result: Tensor = _SelectedPreActivations.apply(x_centered, W_enc, b_enc, pre_activations, latent_indices)  # pyright: ignore[reportAssignmentType] (autograd.Function.apply is untyped)
+    return result

@@ -1,0 +1,92 @@
+"""How an autoencoder starts (Gao et al. 2024, §A.1): geometric median, unit decoder rows, tied encoder."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from monosem.errors import UserError
+from monosem.sae.autoencoder import Autoencoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitialiseConfig:
+    """The start of training."""
+
+    tied_init: bool = True
+    """Start the encoder as the decoder's transpose; otherwise as an independent linear layer of torch's."""
+    match_magnitude: bool = True
+    """Scale the starting encoder so that ‖x̂ − b_pre‖ matches ‖x − b_pre‖ on average."""
+    init_from: str | None = None
+    """Start from this saved autoencoder's weights instead (a directory; warm start)."""
+
+    def __post_init__(self) -> None:
+        if self.match_magnitude and not self.tied_init:
+            raise UserError(
+                "match_magnitude scales a tied encoder and tied_init is off, so it would not be used; "
+                "switch match_magnitude off too (--no-match-magnitude)."
+            )
+
+
+def geometric_median(
+    points: Float[Tensor, "points d_model"], *, tolerance: float = 1e-6, max_iterations: int = 1000
+) -> Float[Tensor, " d_model"]:
+    """The point with the least summed distance to all others, by Weiszfeld's iterations in float64.
+
+    Iterates until a step is shorter than ``tolerance`` times the mean distance. An iterate that meets a data point
+    follows Vardi and Zhang (2000), so it neither divides by zero nor stays on a point that is not the median.
+    """
+    points = points.double()
+    median = points.mean(dim=0)
+    for _ in range(max_iterations):
+        distances = (points - median).norm(dim=1)
+        elsewhere = distances > 0
+        if not bool(elsewhere.any()):
+            return median.float()
+        weights = torch.where(elsewhere, 1 / distances.where(elsewhere, torch.ones_like(distances)), 0.0)
+        target = weights @ points / weights.sum()
+        pull = (weights @ (points - median)).norm()
+        here = len(points) - int(elsewhere.sum())
+        stay = min(1.0, here / float(pull)) if here and pull > 0 else float(here > 0)
+        step = (1 - stay) * (target - median)
+        median = median + step
+        if step.norm() <= tolerance * distances.mean():
+            break
+    return median.float()
+
+
+def random_directions(n: int, d_model: int, generator: torch.Generator) -> Float[Tensor, "n d_model"]:
+    """Unit vectors, uniform on the sphere."""
+    directions = torch.randn(n, d_model, generator=generator)
+    return directions / directions.norm(dim=1, keepdim=True)
+
+
+@torch.no_grad()
+def initialise(
+    sae: Autoencoder, sample: Float[Tensor, "tokens d_model"], config: InitialiseConfig, generator: torch.Generator
+) -> None:
+    """Set the starting weights from a sample of preprocessed activations.
+
+    ``b_pre`` is the sample's geometric median, decoder rows are uniform on the sphere, ``b_enc`` is zero. The encoder
+    is the decoder's copy, scaled if asked; untied, it is torch's default for a linear layer, U(−1/√d, 1/√d).
+    """
+    n_latents, d_model = sae.W_dec.shape
+    sae.b_pre.copy_(geometric_median(sample))
+    sae.b_enc.zero_()
+    sae.W_dec.copy_(random_directions(n_latents, d_model, generator))
+    if config.tied_init:
+        sae.W_enc.copy_(sae.W_dec)
+        if config.match_magnitude:
+            # A thousand tokens, spread over the sample, keep the dense [tokens, n_latents] small.
+            sae.W_enc.mul_(magnitude_ratio(sae, sample[:: max(1, len(sample) // 1024)]))
+    else:
+        bound = d_model**-0.5
+        sae.W_enc.copy_(torch.empty(n_latents, d_model).uniform_(-bound, bound, generator=generator))
+
+
+def magnitude_ratio(sae: Autoencoder, sample: Float[Tensor, "tokens d_model"]) -> float:
+    """Mean ‖x − b_pre‖ over mean ‖x̂ − b_pre‖: with a zero b_enc, TopK's x̂ − b_pre grows linearly with W_enc."""
+    offset = sae.reconstruct(sae.keep(sae.pre_activations(sample))) - sae.b_pre
+    reconstructed = float(offset.norm(dim=1).mean())
+    return float((sample - sae.b_pre).norm(dim=1).mean()) / reconstructed if reconstructed > 0 else 1.0

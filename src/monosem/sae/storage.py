@@ -1,0 +1,122 @@
+"""An autoencoder on disk: a directory of ``sae.safetensors`` and ``sae.json``, never a pickle.
+
+Every tensor's checksum stands in the JSON, for safetensors finds no flipped byte by itself.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from monosem.config import from_dict, to_dict
+from monosem.errors import UserError
+from monosem.files import tensor_checksum, write_atomically, write_directory_atomically, write_tensors
+from monosem.sae.architectures import new_autoencoder
+from monosem.sae.autoencoder import Autoencoder, AutoencoderConfig, Provenance
+
+FORMAT_VERSION = 1
+WEIGHTS, RECORD = "sae.safetensors", "sae.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What stands in sae.json."""
+
+    format_version: int
+    monosem_version: str
+    d_model: int
+    autoencoder: AutoencoderConfig
+    subject: Provenance | None
+    training: dict[str, int | float]
+    """Summary of the training: tokens, seed, loss, dead_share."""
+    checksums: dict[str, str]
+    """Checksum of each tensor in sae.safetensors."""
+
+    def __post_init__(self) -> None:
+        if self.d_model < 1:
+            raise UserError(f"d_model={self.d_model} is below 1; the file is damaged.")
+
+
+def save_autoencoder(sae: Autoencoder, directory: Path) -> None:
+    """Write the autoencoder whole, replacing what is at ``directory``."""
+    from monosem import __version__
+
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with write_directory_atomically(directory) as temporary:
+        tensors = {name: getattr(sae, name) for name in sae.parameter_names}
+        checksums = write_tensors(temporary / WEIGHTS, tensors)
+        description = Description(
+            format_version=FORMAT_VERSION,
+            monosem_version=__version__,
+            d_model=sae.d_model,
+            autoencoder=sae.config,
+            subject=sae.provenance,
+            training=sae.training_summary,
+            checksums=checksums,
+        )
+        write_atomically(temporary / RECORD, (json.dumps(to_dict(description), indent=2) + "\n").encode())
+
+
+def load_autoencoder(path: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Autoencoder:
+    """Read an autoencoder from its directory, or from a run directory that holds one in ``sae/``.
+
+    Raises:
+        UserError: nothing is there, it is damaged, or a newer version wrote it.
+    """
+    directory = Path(path)
+    if not (directory / RECORD).exists() and (directory / "sae" / RECORD).exists():
+        directory = directory / "sae"
+    record = _read_record(directory)
+    description = from_dict(Description, record, str(directory / RECORD))
+    sae = new_autoencoder(description.autoencoder, description.d_model)
+    tensors = _read_tensors(
+        directory, description.checksums, {name: tuple(p.shape) for name, p in sae.named_parameters()}
+    )
+    with torch.no_grad():
+        for name, parameter in sae.named_parameters():
+            parameter.copy_(tensors[name])
+    sae.provenance = description.subject
+    sae.training_summary = description.training
+    return sae.to(device=device, dtype=dtype).eval()
+
+
+def _read_record(directory: Path) -> dict[str, Any]:
+    file = directory / RECORD
+    if not file.exists():
+        raise UserError(
+            f"{directory} holds no autoencoder ({RECORD} is missing); name a run or an autoencoder directory."
+        )
+    try:
+        record = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{file} is damaged: it is not JSON ({error}); restore it from a copy.") from error
+    version = record.get("format_version") if isinstance(record, dict) else None
+    if not isinstance(version, int):
+        raise UserError(f"{file} is damaged: it has no format_version; restore it from a copy.")
+    if version > FORMAT_VERSION:
+        raise UserError(
+            f"{file} has format {version} and this monosem reads up to {FORMAT_VERSION}; upgrade monosem to read it."
+        )
+    return record
+
+
+def _read_tensors(directory: Path, checksums: dict[str, str], shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    file = directory / WEIGHTS
+    if not file.exists():
+        raise UserError(f"{file} is missing; restore it from a copy.")
+    try:
+        tensors = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file} is damaged ({error}); restore it from a copy.") from error
+    for name, shape in shapes.items():
+        if name not in tensors or tuple(tensors[name].shape) != shape:
+            found = tuple(tensors[name].shape) if name in tensors else "nothing"
+            raise UserError(f"{file} is damaged: {name} should be {shape} and is {found}; restore it from a copy.")
+        if tensor_checksum(tensors[name]) != checksums.get(name):
+            raise UserError(f"{file} is damaged: {name} does not match its checksum; restore it from a copy.")
+    return tensors

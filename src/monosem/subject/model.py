@@ -1,0 +1,184 @@
+"""The subject model: load it, read its activations, put others in their place."""
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from monosem.errors import UserError
+from monosem.subject import builtin
+from monosem.subject.hookpoints import Replacement, expand_hookpoints, find_block_list, record, replaced
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubjectConfig:
+    """Which language model is studied, where in it, and how text is fed to it."""
+
+    subject: str = builtin.BUILTIN
+    """A hub id, a local directory, or 'builtin'."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where the subject runs; auto: CUDA, else mps, else the CPU."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """The subject's precision; auto: bfloat16 on CUDA, whose matrix units are made for it and where memory is short;
+    float32 elsewhere, where any processor computes it well, and which is exact for weights stored in half precision."""
+    layer: int | None = None
+    """Read the residual stream after this block, counted from 0; default three quarters of the way, ⌈¾L⌉ − 1."""
+    hookpoint: tuple[str, ...] = ()
+    """Instead of a layer: module paths (their output), with ':in' after them (their input), or globs of both."""
+    context_length: int = 64
+    """Tokens in a block."""
+    bos: Literal["auto", "always", "never"] = "auto"
+    """Whether a BOS token stands in front of each block; auto: if the tokenizer puts one there by itself."""
+    keep_special: bool = False
+    """Train and evaluate on BOS, EOS, padding and other special positions too."""
+    subject_batch: int = 64
+    """Blocks in one forward pass."""
+
+    def __post_init__(self) -> None:
+        if self.layer is not None and self.hookpoint:
+            raise UserError(f"layer={self.layer} and hookpoint={self.hookpoint[0]} exclude each other; give only one.")
+        if self.layer is not None and self.layer < 0:
+            raise UserError(f"layer={self.layer} is below 0; layers count from 0, the first block.")
+        if self.context_length < 2:
+            raise UserError(
+                f"context_length={self.context_length} is below 2; a block needs a token and its successor."
+            )
+        if self.subject_batch < 1:
+            raise UserError(f"subject_batch={self.subject_batch} is below 1; a forward pass needs a block.")
+        if self.revision is not None and self.subject == builtin.BUILTIN:
+            raise UserError(
+                f"revision={self.revision} is for models of the hub; leave it out with the builtin subject."
+            )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SubjectModel:
+    """A causal language model of ``transformers`` with its tokenizer, read-only and in evaluation mode."""
+
+    model: Any
+    """A ``transformers`` model with a language-modelling head."""
+    tokenizer: Any
+    """Its tokenizer."""
+    name: str
+    """The hub id, the directory, or 'builtin'."""
+    revision: str | None = None
+    """The commit of a hub model."""
+    bos_id: int | None = None
+    """The token to put in front of each block; None: blocks start with text."""
+    subject_batch: int = 64
+    """Blocks in one forward pass of ``capture``."""
+
+    def __post_init__(self) -> None:
+        self.model.eval()
+        self.model.requires_grad_(False)
+        self.model.config.use_cache = False
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    @property
+    def _text_config(self) -> Any:
+        return self.model.config.get_text_config(decoder=True)
+
+    @property
+    def n_layers(self) -> int:
+        return self._text_config.num_hidden_layers
+
+    @property
+    def d_model(self) -> int:
+        return self._text_config.hidden_size
+
+    @property
+    def max_context_length(self) -> int | None:
+        """The most tokens a block may have; None where the architecture sets no limit."""
+        return getattr(self._text_config, "max_position_embeddings", None)
+
+    @cached_property
+    def _block_list(self) -> str:
+        return find_block_list(self.model, self.n_layers)
+
+    def layer_hookpoint(self, layer: int | None = None) -> str:
+        """The hookpoint of the residual stream after a block, counted from 0; by default block ⌈¾L⌉ − 1.
+
+        Raises:
+            UserError: the model has no such block.
+        """
+        last = self.n_layers - 1
+        if layer is None:
+            layer = -(-3 * self.n_layers // 4) - 1
+        if not 0 <= layer <= last:
+            raise UserError(f"layer={layer} is out of range; {self.name} has layers 0 … {last}.")
+        return f"{self._block_list}.{layer}"
+
+    def hookpoints(self, patterns: Sequence[str]) -> list[str]:
+        """The hookpoints that patterns name: see ``expand_hookpoints``."""
+        return expand_hookpoints(self.model, patterns)
+
+    def resolve(self, config: SubjectConfig) -> list[str]:
+        """The hookpoints that a configuration asks for: those of ``hookpoint``, else the one of ``layer``."""
+        return self.hookpoints(config.hookpoint) if config.hookpoint else [self.layer_hookpoint(config.layer)]
+
+    @torch.no_grad()
+    def capture(
+        self, tokens: Int[Tensor, "blocks length"], hookpoints: Sequence[str]
+    ) -> dict[str, Float[Tensor, "blocks length _"]]:
+        """The activations at hookpoints, all from one forward pass that stops at the last one needed.
+
+        The pass runs ``subject_batch`` blocks at a time; the result lies on the subject's device, in its dtype.
+
+        Raises:
+            UserError: a hookpoint is unknown, never runs, or holds something else than a vector for each token.
+        """
+        assert tokens.numel() > 0, "there is nothing to run"
+        captured: dict[str, Tensor] = {}
+        for start in range(0, len(tokens), self.subject_batch):
+            batch = tokens[start : start + self.subject_batch]
+
+            def keep(hookpoint: str, value: Tensor, start: int = start, batch: Tensor = batch) -> None:
+                if value.shape[:2] != batch.shape:
+                    raise UserError(
+                        f"Hookpoint {hookpoint} holds a tensor {list(value.shape)} for tokens {list(batch.shape)}; "
+                        "choose a hookpoint whose value has one vector for each token."
+                    )
+                if hookpoint not in captured:
+                    captured[hookpoint] = value.new_empty(*tokens.shape, value.shape[-1])
+                # The one copy both joins the batches and saves the value from what the pass may write over it later.
+                captured[hookpoint][start : start + len(batch)] = value
+
+            record(self.model, hookpoints, lambda batch=batch: self._forward(batch), keep)
+        return {hookpoint: captured[hookpoint] for hookpoint in dict.fromkeys(hookpoints)}
+
+    @contextmanager
+    def replace(
+        self, hookpoint: str, function: Replacement, where: Bool[Tensor, "blocks length"] | None = None
+    ) -> Generator[None]:
+        """Within the block, every forward pass continues with ``function(value)`` at the hookpoint.
+
+        An autoencoder is such a function: raw activations in, raw activations out. Its result is cast to the subject's
+        dtype. ``where`` marks the positions to replace; the others pass through bit for bit. Blocks may be nested.
+
+        Raises:
+            UserError: the hookpoint is unknown, or a shape does not fit the pass.
+        """
+        with replaced(self.model, hookpoint, function, where):
+            yield
+
+    @torch.no_grad()
+    def logits(self, tokens: Int[Tensor, "blocks length"]) -> Float[Tensor, "blocks length vocabulary"]:
+        """The model's logits of each next token, all blocks in one forward pass."""
+        return self._forward(tokens).logits
+
+    def _forward(self, tokens: Tensor) -> Any:
+        return self.model(input_ids=tokens.to(device=self.device, dtype=torch.long), use_cache=False)

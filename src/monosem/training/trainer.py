@@ -1,0 +1,193 @@
+"""A training run's state, and the way it moves: batch in, state changed, report out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from monosem.errors import UserError
+from monosem.sae.autoencoder import TopKAutoencoder
+from monosem.training.checkpoint import Checkpoint
+from monosem.training.ema import corrected_ema, ema_decay
+from monosem.training.losses import LossSettings, default_k_aux, squared_error
+from monosem.training.optimizer import moments, new_adam, normalize_rows, restore_moments
+from monosem.training.schedules import auto_learning_rate, default_dead_tokens, default_ema_tokens
+from monosem.training.step import StepReport, StepSettings, train_step
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """The training recipe. Everything that counts progress counts tokens."""
+
+    tokens: int = 2_000_000
+    """How many tokens to train on."""
+    batch_size: int = 2048
+    """Tokens a step."""
+    learning_rate: float | Literal["auto"] = "auto"
+    """Adam's learning rate, constant; 'auto' follows the fitted rule."""
+    clip_norm: float | None = None
+    """Clip the gradient to this global norm."""
+    ema_tokens: int | None = None
+    """Horizon of the weights' average; by default min(1000 steps, a tenth of the run)."""
+    aux_coefficient: float = 1 / 32
+    """Weight of AuxK; 0 leaves it out."""
+    k_aux: int | None = None
+    """Dead latents AuxK keeps; by default the largest power of two up to d_model / 2."""
+    dead_tokens: int | None = None
+    """A latent is dead after this many tokens without being active; by default min(10 M, a tenth of the run)."""
+    multi_topk: bool = False
+    """Add L(4k)/8, so that the code works at every sparsity."""
+    shuffle_batches: int = 8
+    """Size of the shuffle buffer, in batches (at least 8)."""
+    checkpoint_every: int = 1_000_000
+    """Tokens between checkpoints."""
+    keep_checkpoints: int = 3
+    """How many checkpoints to keep."""
+    max_bad_batches: int = 5
+    """Stop after so many batches in a row with a non-finite input or loss."""
+    seed: int = 0
+    """The run's one seed."""
+
+    def __post_init__(self) -> None:
+        counts = ("tokens", "batch_size", "checkpoint_every", "keep_checkpoints", "max_bad_batches")
+        optional = ("ema_tokens", "k_aux", "dead_tokens")
+        for name in counts + tuple(name for name in optional if getattr(self, name) is not None):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)} is below 1; give a positive number.")
+        if self.tokens < self.batch_size:
+            raise UserError(
+                f"tokens={self.tokens} is less than one batch (batch_size={self.batch_size}); "
+                "raise tokens or lower batch_size."
+            )
+        if self.shuffle_batches < 8:
+            raise UserError(
+                f"shuffle_batches={self.shuffle_batches} is below 8, too few to mix documents; give 8 or more."
+            )
+        if isinstance(self.learning_rate, str):
+            if self.learning_rate != "auto":
+                raise UserError(f"learning_rate='{self.learning_rate}' is neither 'auto' nor a number.")
+        elif not 0 < self.learning_rate < float("inf"):
+            raise UserError(f"learning_rate={self.learning_rate} is not positive; give a positive number or 'auto'.")
+        if not 0 <= self.aux_coefficient < float("inf"):
+            raise UserError(f"aux_coefficient={self.aux_coefficient} is negative; give 0 (off) or a positive number.")
+        if self.aux_coefficient == 0 and self.k_aux is not None:
+            raise UserError(f"k_aux={self.k_aux} would not be used, for aux_coefficient is 0; leave one of them out.")
+        if self.clip_norm is not None and not 0 < self.clip_norm < float("inf"):
+            raise UserError(f"clip_norm={self.clip_norm} is not positive; give a positive number or leave it out.")
+        if self.ema_tokens is not None and self.ema_tokens < self.batch_size:
+            raise UserError(
+                f"ema_tokens={self.ema_tokens} is less than one batch (batch_size={self.batch_size}); raise it."
+            )
+
+    @property
+    def steps(self) -> int:
+        """Whole batches in the run."""
+        return self.tokens // self.batch_size
+
+    def resolved_learning_rate(self, n_latents: int) -> float:
+        """The number that 'auto' stands for."""
+        if isinstance(self.learning_rate, str):
+            return auto_learning_rate(n_latents, self.batch_size, self.tokens)
+        return self.learning_rate
+
+
+class Progress(NamedTuple):
+    """Where a run stands. A skipped batch counts as served, not as a step."""
+
+    batches: int = 0
+    steps: int = 0
+    skipped: int = 0
+    bad_in_a_row: int = 0
+
+
+class Trainer:
+    """One autoencoder in training: weights, moments, average, counters."""
+
+    def __init__(self, sae: TopKAutoencoder, config: TrainingConfig, variance: float) -> None:
+        """
+        Args:
+            variance: mean ‖x − x̄‖² of an initial sample of preprocessed activations; the main loss divides by it.
+        """
+        if config.multi_topk and 4 * sae.config.k > sae.n_latents:
+            raise UserError(
+                f"multi_topk keeps 4k = {4 * sae.config.k} latents, more than n_latents={sae.n_latents}; lower k."
+            )
+        self.sae = sae
+        self.config = config
+        self.learning_rate = config.resolved_learning_rate(sae.n_latents)
+        self.settings = StepSettings(
+            losses=LossSettings(
+                variance=variance,
+                aux_coefficient=config.aux_coefficient,
+                k_aux=config.k_aux or default_k_aux(sae.d_model),
+                multi_topk=config.multi_topk,
+            ),
+            dead_tokens=config.dead_tokens or default_dead_tokens(config.tokens),
+            ema_decay=ema_decay(
+                config.ema_tokens or default_ema_tokens(config.tokens, config.batch_size), config.batch_size
+            ),
+            clip_norm=config.clip_norm,
+        )
+        self.parameters = dict(sae.named_parameters())
+        normalize_rows(sae.W_dec)
+        self.optimizer = new_adam(self.parameters, self.learning_rate)
+        self.ema = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
+        self.tokens_since_active = torch.zeros(sae.n_latents, dtype=torch.int64, device=sae.W_dec.device)
+        self.progress = Progress()
+
+    @property
+    def tokens(self) -> int:
+        """Tokens served so far, skipped batches included."""
+        return self.progress.batches * self.config.batch_size
+
+    def step(self, activations: Float[Tensor, "batch d_model"]) -> StepReport | None:
+        """Train on one batch of raw activations; None (and a count) if its input or loss is not finite."""
+        batches, steps, skipped, bad = self.progress
+        report = None
+        if bool(activations.isfinite().all()):
+            x = self.sae.preprocess(activations).x.to(self.sae.W_enc.dtype)
+            report = train_step(self.sae, self.optimizer, self.ema, self.tokens_since_active, x, self.settings)
+        if report is None or not report.is_finite:
+            self.progress = Progress(batches + 1, steps, skipped + 1, bad + 1)
+            return None
+        self.progress = Progress(batches + 1, steps + 1, skipped, 0)
+        return report
+
+    def averaged_weights(self) -> dict[str, Tensor]:
+        """The weights to evaluate and export: the corrected average, or the start's where no step was taken."""
+        if self.progress.steps == 0:
+            return {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+        return corrected_ema(self.ema, self.settings.ema_decay, self.progress.steps)
+
+    def states(self) -> dict[str, Mapping[str, Tensor]]:
+        """All tensors of the run, by name, for a checkpoint."""
+        return {
+            "weights": {name: parameter.detach() for name, parameter in self.parameters.items()},
+            "ema": self.ema,
+            "counters": {"tokens_since_active": self.tokens_since_active},
+            **moments(self.optimizer, self.parameters),
+        }
+
+    def record(self) -> dict[str, Any]:
+        """All numbers of the run, for a checkpoint: the position in the data is ``batches``."""
+        return {**self.progress._asdict(), "variance": self.settings.losses.variance}
+
+    @torch.no_grad()
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take up a checkpoint's state."""
+        states, record = checkpoint
+        for name, parameter in self.parameters.items():
+            parameter.copy_(states["weights"][name])
+            self.ema[name].copy_(states["ema"][name])
+        self.tokens_since_active.copy_(states["counters"]["tokens_since_active"])
+        self.progress = Progress(*(record[field] for field in Progress._fields))
+        if self.progress.steps:
+            restore_moments(self.optimizer, self.parameters, states, self.progress.steps)
+
+
+def sample_variance(x: Float[Tensor, "tokens d_model"]) -> float:
+    """Mean ‖x − x̄‖² of preprocessed activations."""
+    return float(squared_error((x - x.mean(dim=0)).double()))

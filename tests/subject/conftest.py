@@ -1,0 +1,112 @@
+"""Tiny, randomly initialised subject models of several architectures; nothing is downloaded."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+VOCABULARY = 64
+LAYERS = 3
+WIDTH = 16
+CONTEXT = 64
+
+
+def _config(architecture: str, n_layers: int) -> Any:
+    import transformers as hf
+
+    modern: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": WIDTH,
+        "intermediate_size": 24,
+        "num_hidden_layers": n_layers,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": CONTEXT,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+    without_groups = {key: value for key, value in modern.items() if key != "num_key_value_heads"}
+    match architecture:
+        case "gpt2":
+            return hf.GPT2Config(
+                vocab_size=VOCABULARY,
+                n_embd=WIDTH,
+                n_layer=n_layers,
+                n_head=2,
+                n_positions=CONTEXT,
+                bos_token_id=1,
+                eos_token_id=2,
+            )
+        case "gpt_neox":
+            return hf.GPTNeoXConfig(**without_groups)
+        case "llama":
+            return hf.LlamaConfig(**modern)
+        case "mistral":
+            return hf.MistralConfig(**modern, sliding_window=4)
+        case "qwen2":
+            return hf.Qwen2Config(**modern)
+        case "gemma2":
+            return hf.Gemma2Config(**modern, head_dim=8, sliding_window=4, query_pre_attn_scalar=8)
+        case "opt":
+            del without_groups["intermediate_size"]
+            return hf.OPTConfig(**without_groups, ffn_dim=24, word_embed_proj_dim=WIDTH)
+    raise AssertionError(architecture)
+
+
+def _make_model(architecture: str = "gpt2", n_layers: int = LAYERS) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(_config(architecture, n_layers)).eval()
+        for parameter in model.parameters():  # the usual tiny start would leave the blocks next to no effect
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def _make_tokenizer(adds_bos: bool = False) -> Any:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<pad>", "<s>", "</s>", "<unk>", *(f"w{index}" for index in range(VOCABULARY - 4))]
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    if adds_bos:
+        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>"
+    )
+
+
+@pytest.fixture
+def make_model() -> Callable[..., Any]:
+    """Makes a random model: ``make_model("llama", n_layers=3)``."""
+    return _make_model
+
+
+@pytest.fixture
+def make_tokenizer() -> Callable[..., Any]:
+    """Makes a tokenizer of words w0 … w59: ``make_tokenizer(adds_bos=True)`` puts ``<s>`` in front by itself."""
+    return _make_tokenizer
+
+
+@pytest.fixture
+def save_subject(tmp_path: Path) -> Callable[..., Path]:
+    """Saves a random model with its tokenizer and gives the directory: ``save_subject("opt", adds_bos=True)``."""
+
+    def save(architecture: str = "gpt2", adds_bos: bool = False) -> Path:
+        directory = tmp_path / architecture
+        _make_model(architecture).save_pretrained(directory)
+        _make_tokenizer(adds_bos).save_pretrained(directory)
+        return directory
+
+    return save
+
+
+@pytest.fixture
+def tokens() -> torch.Tensor:
+    """Five blocks of seven random tokens, none of them special."""
+    return torch.randint(4, VOCABULARY, (5, 7), generator=torch.Generator().manual_seed(1))
