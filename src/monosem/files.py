@@ -58,10 +58,15 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise UserError(
-            f"Could not write {path}: {error.strerror}; free some space or choose another place."
-        ) from error
+        raise _not_written(path, error) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     sync_directory(path.parent)
+
+
+def _not_written(path: Path, error: OSError) -> UserError:
+    return UserError(f"Could not write {path}: {error.strerror or error}; free some space or choose another place.")
 
 
 @contextmanager
@@ -69,22 +74,39 @@ def write_directory_atomically(path: Path) -> Generator[Path]:
     """Yield a temporary directory that becomes ``path`` when the block ends well, and is removed when it does not.
 
     An existing directory at ``path`` is replaced.
+
+    Raises:
+        UserError: the disk is full; what was there before is untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     try:
+        temporary.mkdir(parents=True)
         yield temporary
         sync_directory(temporary)
-        old = path.with_name(f".{path.name}.{os.getpid()}.old")
-        if path.exists():
-            path.rename(old)
-        temporary.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
+        _replace_directory(path, temporary)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise _not_written(path, error) from error
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync_directory(path.parent)
+
+
+def _replace_directory(path: Path, new: Path) -> None:
+    """Rename ``new`` to ``path``; where that fails, what was at ``path`` is there again."""
+    if not path.exists():
+        new.rename(path)
+        return
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    path.rename(old)
+    try:
+        new.rename(path)
+    except BaseException:
+        old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from monosem.ops import reference, sparse
 from torch import Tensor
+
+from monosem.ops import reference, sparse
 
 BATCH, N_LATENTS, D_MODEL, K = 13, 31, 7, 5
 

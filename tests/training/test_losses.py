@@ -2,17 +2,18 @@
 
 import pytest
 import torch
+from torch import Tensor
+
 from monosem.sae.architectures import new_autoencoder
 from monosem.sae.autoencoder import AutoencoderConfig, TopKAutoencoder
 from monosem.training.losses import LossSettings, auxk_loss, compute_losses, default_k_aux
-from torch import Tensor
 
 BATCH, N_LATENTS, D_MODEL, K, K_AUX = 17, 29, 11, 3, 4
 NAMES = ("W_enc", "b_enc", "W_dec", "b_pre")
 
 
 def random_autoencoder(activation: str = "relu", seed: int = 0) -> TopKAutoencoder:
-    config = AutoencoderConfig(n_latents=N_LATENTS, k=K, activation=activation, preprocess="none")  # type: ignore[arg-type]
+    config = AutoencoderConfig(n_latents=N_LATENTS, k=K, nonlinearity=activation, preprocess="none")  # type: ignore[arg-type]
     sae = new_autoencoder(config, D_MODEL).double()
     assert isinstance(sae, TopKAutoencoder)
     generator = torch.Generator().manual_seed(seed)
@@ -35,7 +36,7 @@ def dense_topk(pre: Tensor, k: int, activation: str) -> Tensor:
 
 def literal_loss(sae: TopKAutoencoder, x: Tensor, is_dead: Tensor, settings: LossSettings) -> Tensor:
     pre = (x - sae.b_pre) @ sae.W_enc.T + sae.b_enc
-    activation = sae.config.activation
+    activation = sae.config.nonlinearity
 
     def mse(k: int) -> tuple[Tensor, Tensor]:
         residual = x - (dense_topk(pre, k, activation) @ sae.W_dec + sae.b_pre)

@@ -1,51 +1,83 @@
 """The command line: ``monosem quickstart | train | cache | eval | inspect``."""
 
+import difflib
+import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
+
+from monosem.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+COMMANDS = {
+    "quickstart": "train on the bundled subject model, evaluate, show latents: nothing to download",
+    "train": "train a sparse autoencoder on a language model's activations, or go on with a run",
+    "cache": "store a language model's activations on disk, to train from them",
+    "eval": "evaluate a run's autoencoder on held-out text",
+    "inspect": "show a text token by token with its strongest latents",
+}
+
 USER_ERROR = 2
-PROGRAM_ERROR = 1
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Run a command and exit: 0 done, 2 something the user can mend, 128 + n stopped by signal n."""
-    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+    sys.exit(run(sys.argv[1:]))
 
 
-def run(arguments: list[str]) -> int:
+def run(arguments: Sequence[str]) -> int:
     """Run a command and return its exit code. ``--debug`` anywhere shows tracebacks."""
     debug = "--debug" in arguments
-    arguments = [argument for argument in arguments if argument != "--debug"]
+    command, *rest = [argument for argument in arguments if argument != "--debug"] or ["--help"]
     # Progress bars of the libraries below would break our own line.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from rich.console import Console
 
-    from monosem.errors import UserError
-    from monosem.runs.train import Interrupted
-
     console = Console(stderr=True)
-    try:
-        from monosem.cli.commands import parse
+    if command in ("-h", "--help"):
+        _show_help(Console())
+        return 0
+    if command == "--version":
+        from monosem import __version__
 
-        parse(arguments).run(console)
+        Console().print(f"monosem {__version__}", highlight=False)
+        return 0
+    try:
+        _command(command)(rest, console)
     except UserError as error:
-        return _fail(console, str(error), USER_ERROR, debug)
-    except Interrupted as interruption:
-        return _fail(console, str(interruption), 128 + interruption.signal_number, debug)
-    except KeyboardInterrupt:
-        return _fail(console, "Interrupted.", 130, debug)
+        return _fail(console, "Error", str(error), USER_ERROR, debug)
+    except SystemExit as exit_:  # the parser has said what is wrong
+        return int(exit_.code or 0)
+    except KeyboardInterrupt as interruption:
+        return _fail(console, "Interrupted", str(interruption), 128 + getattr(interruption, "signal_number", 2), debug)
     return 0
 
 
-def _fail(console: "Console", message: str, code: int, debug: bool) -> int:
+def _command(name: str) -> Callable[[list[str], "Console"], None]:
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(COMMANDS)}."
+        raise UserError(f"Unknown command '{name}'; {hint}")
+    return importlib.import_module(f"monosem.cli.{name}").main
+
+
+def _show_help(out: "Console") -> None:
+    from rich.table import Table
+
+    out.print("Train, evaluate and browse sparse autoencoders on the activations of language models.\n")
+    table = Table.grid(padding=(0, 3))
+    for name, words in COMMANDS.items():
+        table.add_row(f"  [bold]{name}[/]", words)
+    out.print(table)
+    out.print("\n[bold]monosem COMMAND --help[/] lists a command's flags; --debug shows tracebacks.", highlight=False)
+
+
+def _fail(console: "Console", kind: str, message: str, code: int, debug: bool) -> int:
     if debug:
         console.print_exception()
-    style = "bold red" if code == USER_ERROR else "bold yellow"
-    console.print(f"[{style}]{'Error' if code == USER_ERROR else 'Stopped'}[/] ", end="")
+    console.print(f"[bold red]{kind}[/] ", end="")
     console.print(message, markup=False, highlight=False, soft_wrap=True)
     return code

@@ -52,6 +52,8 @@ def add_contexts(
     A block must come whole in one batch, for only a latent's strongest activation in it counts. Of equal activations
     the one that comes first counts.
     """
+    if len(latents) == 0:
+        return
     values = values.to(top.values.dtype)
     best_of_block, _ = _strongest(latents * (int(blocks.max()) + 1) + blocks, values, 1)
     touched, m = latents.unique(), top.values.shape[1]

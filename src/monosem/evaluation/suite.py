@@ -215,45 +215,45 @@ def evaluation_table(evaluation: Evaluation) -> "Table":
     documents, of_them = evaluation.documents, evaluation.downstream_documents
     table = Table(
         title=Text(f"{evaluation.subject} · {evaluation.hookpoint}", style="bold"),
-        caption=Text(f"In brackets: 95% intervals over {documents:,} documents, {of_them:,} of them for next tokens."),
+        caption=Text(f"In brackets: 95% intervals over {documents:,} documents ({of_them:,} for next tokens)."),
         box=box.SIMPLE,
         show_header=False,
         title_justify="left",
         caption_justify="left",
     )
     for heading, rows in _table_sections(evaluation).items():
-        table.add_row(Text(heading, style="bold"))
+        table.add_row(*(Text(words, style="bold") for words in heading))
         for label, name, note in rows:
             estimate = evaluation.metrics[name]
             is_share = name == "dead_share" or name.startswith("loss_recovered")
-            table.add_row(Text(f"  {label}"), Text(format_estimate(estimate, is_share)), Text(note, style="dim"))
+            table.add_row(Text(f"  {label}"), Text(format_estimate(estimate, is_share)), Text(note))
         table.add_section()
     return table
 
 
-def _table_sections(evaluation: Evaluation) -> dict[str, list[tuple[str, str, str]]]:
+def _table_sections(evaluation: Evaluation) -> dict[tuple[str, str, str], list[tuple[str, str, str]]]:
     """Headings, and under each its rows of label, metric and note."""
-    tokens, next_tokens = f"{evaluation.tokens:,}", f"{evaluation.downstream_tokens:,}"
+    tokens, next_tokens = f"{evaluation.tokens:,} tokens", f"{evaluation.downstream_tokens:,} next tokens"
     return {
-        f"Activations of {tokens} held-out tokens": [
-            ("Normalised MSE", "normalized_mse", "predicting the mean: 1"),
+        ("Activations", tokens, ""): [
+            ("Normalised MSE", "normalized_mse", "1: predicting the mean"),
             ("L0", "l0", "active latents a token"),
-            ("Dead share", "dead_share", f"silent on {tokens} tokens"),
+            ("Dead share", "dead_share", f"silent on {tokens}"),
         ],
-        f"Cross-entropy of the next token, at {next_tokens} of them": [
-            ("Unmodified", "cross_entropy", "nats a token"),
-            ("With the reconstruction", "cross_entropy_reconstruction", ""),
+        ("Cross-entropy", next_tokens, "nats a token"): [
+            ("Unmodified", "cross_entropy", ""),
+            ("With reconstruction", "cross_entropy_reconstruction", ""),
             ("  increase", "cross_entropy_increase", ""),
             ("With mean-ablation", "cross_entropy_mean_ablation", ""),
             ("With zero-ablation", "cross_entropy_zero_ablation", ""),
         ],
-        "KL from the unmodified to the modified model": [
-            ("With the reconstruction", "kl_reconstruction", "nats a token"),
+        ("KL divergence", next_tokens, "nats a token"): [
+            ("With reconstruction", "kl_reconstruction", "from the unmodified"),
             ("With mean-ablation", "kl_mean_ablation", ""),
             ("With zero-ablation", "kl_zero_ablation", ""),
         ],
-        "Loss recovered by the reconstruction": [
-            ("Against mean-ablation", "loss_recovered_mean_ablation", "predicting the mean: 0%"),
+        ("Loss recovered", next_tokens, ""): [
+            ("Against mean-ablation", "loss_recovered_mean_ablation", "0%: predicting the mean"),
             ("Against zero-ablation", "loss_recovered_zero_ablation", ""),
         ],
     }

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from monosem.ops import sparse
 
-ValueActivation = Literal["relu", "identity"]
+Nonlinearity = Literal["relu", "identity"]
 
 
 class KeptLatents(NamedTuple):
@@ -18,12 +18,12 @@ class KeptLatents(NamedTuple):
     latent_indices: Int[Tensor, "batch k"]
 
 
-def activate(kept: Float[Tensor, "batch k"], activation: ValueActivation) -> Float[Tensor, "batch k"]:
+def activate(kept: Float[Tensor, "batch k"], nonlinearity: Nonlinearity) -> Float[Tensor, "batch k"]:
     """Apply the nonlinearity to kept pre-activations. A value that the ReLU zeroes is kept but not active."""
-    return torch.relu(kept) if activation == "relu" else kept
+    return torch.relu(kept) if nonlinearity == "relu" else kept
 
 
-def keep_topk(pre_activations: Float[Tensor, "batch n_latents"], k: int, activation: ValueActivation) -> KeptLatents:
+def keep_topk(pre_activations: Float[Tensor, "batch n_latents"], k: int, nonlinearity: Nonlinearity) -> KeptLatents:
     """TopK (Gao et al. 2024, §2.3): keep exactly the k largest pre-activations of each token."""
     values, indices = sparse.topk(pre_activations, k)
-    return KeptLatents(activate(values, activation), indices)
+    return KeptLatents(activate(values, nonlinearity), indices)

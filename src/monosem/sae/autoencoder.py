@@ -32,7 +32,7 @@ class AutoencoderConfig:
     """Size of the dictionary."""
     k: int = 32
     """Latents kept a token."""
-    activation: Literal["relu", "identity"] = "relu"
+    nonlinearity: Literal["relu", "identity"] = "relu"
     """Nonlinearity on the kept values."""
     encoder_bias: bool = True
     """Train b_enc from zero (as the paper's code does); without it b_enc stays zero (as its equation has it)."""
@@ -48,8 +48,8 @@ class AutoencoderConfig:
             raise UserError(f"k={self.k} exceeds n_latents={self.n_latents}; lower k or raise n_latents.")
         if self.preprocess not in PREPROCESSES:
             raise UserError(f"Unknown preprocess '{self.preprocess}'. Known: {', '.join(PREPROCESSES)}.")
-        if self.activation not in ("relu", "identity"):
-            raise UserError(f"Unknown activation '{self.activation}'. Known: identity, relu.")
+        if self.nonlinearity not in ("relu", "identity"):
+            raise UserError(f"Unknown nonlinearity '{self.nonlinearity}'. Known: identity, relu.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +120,8 @@ class Autoencoder(nn.Module, ABC):
     @torch.no_grad()
     def decode(self, codes: Codes) -> Float[Tensor, "batch d_model"]:
         """Raw activations from codes; preprocessing is undone with each token's own mean and norm."""
-        batch = len(codes.mean)
-        kept = KeptLatents(codes.values.view(batch, -1), codes.indices.view(batch, -1))
+        even = (len(codes.mean), self.config.k)
+        kept = KeptLatents(codes.values.view(even), codes.indices.view(even))
         return undo_preprocess(self.reconstruct(kept), codes.mean, codes.norm)
 
     @torch.no_grad()
@@ -147,4 +147,4 @@ class TopKAutoencoder(Autoencoder):
     """z = TopK(W_enc (x − b_pre) + b_enc), x̂ = W_decᵀ z + b_pre (Gao et al. 2024, §2.3)."""
 
     def keep(self, pre_activations: Float[Tensor, "batch n_latents"]) -> KeptLatents:
-        return keep_topk(pre_activations, self.config.k, self.config.activation)
+        return keep_topk(pre_activations, self.config.k, self.config.nonlinearity)

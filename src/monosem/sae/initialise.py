@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from monosem.errors import UserError
 from monosem.sae.autoencoder import Autoencoder
 
 
@@ -20,13 +19,6 @@ class InitialiseConfig:
     """Scale the starting encoder so that ‖x̂ − b_pre‖ matches ‖x − b_pre‖ on average."""
     init_from: str | None = None
     """Start from this saved autoencoder's weights instead (a directory; warm start)."""
-
-    def __post_init__(self) -> None:
-        if self.match_magnitude and not self.tied_init:
-            raise UserError(
-                "match_magnitude scales a tied encoder and tied_init is off, so it would not be used; "
-                "switch match_magnitude off too (--no-match-magnitude)."
-            )
 
 
 def geometric_median(
@@ -69,7 +61,7 @@ def initialise(
     """Set the starting weights from a sample of preprocessed activations.
 
     ``b_pre`` is the sample's geometric median, decoder rows are uniform on the sphere, ``b_enc`` is zero. The encoder
-    is the decoder's copy, scaled if asked; untied, it is torch's default for a linear layer, U(−1/√d, 1/√d).
+    is the decoder's copy or, untied, torch's default for a linear layer, U(−1/√d, 1/√d); then scaled, if asked.
     """
     n_latents, d_model = sae.W_dec.shape
     sae.b_pre.copy_(geometric_median(sample))
@@ -77,12 +69,12 @@ def initialise(
     sae.W_dec.copy_(random_directions(n_latents, d_model, generator))
     if config.tied_init:
         sae.W_enc.copy_(sae.W_dec)
-        if config.match_magnitude:
-            # A thousand tokens, spread over the sample, keep the dense [tokens, n_latents] small.
-            sae.W_enc.mul_(magnitude_ratio(sae, sample[:: max(1, len(sample) // 1024)]))
     else:
         bound = d_model**-0.5
         sae.W_enc.copy_(torch.empty(n_latents, d_model).uniform_(-bound, bound, generator=generator))
+    if config.match_magnitude:
+        # A thousand tokens, spread over the sample, keep the dense [tokens, n_latents] small.
+        sae.W_enc.mul_(magnitude_ratio(sae, sample[:: max(1, len(sample) // 1024)]))
 
 
 def magnitude_ratio(sae: Autoencoder, sample: Float[Tensor, "tokens d_model"]) -> float:

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 
 from monosem.errors import UserError
+from monosem.files import checksum, file_checksum
 from monosem.subject import builtin
 from monosem.subject.model import SubjectConfig, SubjectModel
 
@@ -37,7 +38,7 @@ def load_subject(config: SubjectConfig) -> SubjectModel:
         model=model.to(device),
         tokenizer=tokenizer,
         name=config.subject,
-        revision=place.commit,
+        revision=place.commit or weights_checksum(Path(place.name)),
         bos_id=choose_bos(tokenizer, config.bos),
         subject_batch=config.subject_batch,
     )
@@ -48,6 +49,12 @@ def load_subject(config: SubjectConfig) -> SubjectModel:
         )
     _require_causal(subject)
     return subject
+
+
+def weights_checksum(directory: Path) -> str:
+    """What stands for a commit where there is none: the checksum of a directory's weights, 32 hex digits."""
+    files = sorted(directory.glob("*.safetensors"))
+    return checksum(" ".join(f"{file.name} {file_checksum(file)}" for file in files).encode())
 
 
 def resolve_device(device: Literal["auto", "cpu", "cuda", "mps"]) -> torch.device:

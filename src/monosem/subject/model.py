@@ -69,7 +69,7 @@ class SubjectModel:
     name: str
     """The hub id, the directory, or 'builtin'."""
     revision: str | None = None
-    """The commit of a hub model."""
+    """The commit of a hub model, or the checksum of a directory's weights."""
     bos_id: int | None = None
     """The token to put in front of each block; None: blocks start with text."""
     subject_batch: int = 64

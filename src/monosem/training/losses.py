@@ -55,7 +55,7 @@ def compute_losses(
         pre_activations = sae.pre_activations(x)
         _, indices = sparse.topk(pre_activations, k_widest)
     kept = sparse.selected_pre_activations(x - sae.b_pre, sae.W_enc, sae.b_enc, pre_activations, indices)
-    values = activate(kept, sae.config.activation)
+    values = activate(kept, sae.config.nonlinearity)
     reconstruction = sparse.sparse_decode(values[:, :k], indices[:, :k], sae.W_dec) + sae.b_pre
     residual = x - reconstruction
     main = squared_error(residual) / settings.variance

@@ -70,7 +70,7 @@ def train_step(
 
 def _report(losses: Losses, x: Tensor, is_dead: Tensor, *, is_finite: bool) -> StepReport:
     return StepReport(
-        loss=float(losses.total),
+        loss=float(losses.total.detach()),
         auxiliary_loss=float(losses.auxiliary),
         squared_error=float(losses.residual.square().sum()),
         spread=float((x - x.mean(dim=0)).square().sum()),

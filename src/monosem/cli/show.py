@@ -1,0 +1,89 @@
+"""What the commands print on standard output when they are done."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from monosem.evaluation.suite import evaluation_table
+from monosem.runs.directory import AUTOENCODER, EVALUATION, FIGURES
+from monosem.runs.inspect import Context, Inspection, LatentView
+from monosem.runs.train import TrainedRun
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+MARK = "bold black on yellow"
+
+
+def standard_output() -> "Console":
+    """Results go to standard output, progress to standard error."""
+    from rich.console import Console
+
+    return Console()
+
+
+def show_trained(runs: Sequence[TrainedRun]) -> None:
+    """Each run's table, and where its results are."""
+    out = standard_output()
+    for run in runs:
+        out.print(evaluation_table(run.evaluation))
+        show_files(run.directory, out)
+
+
+def show_files(directory: Path, out: "Console") -> None:
+    """Where a run's results are."""
+    out.print(f"Autoencoder  {directory / AUTOENCODER}", highlight=False, soft_wrap=True)
+    out.print(f"Figures      {directory / FIGURES}", highlight=False, soft_wrap=True)
+    out.print(f"Evaluation   {directory / EVALUATION}\n", highlight=False, soft_wrap=True)
+
+
+def show_latents(views: Sequence[LatentView]) -> None:
+    """Latents with their strongest contexts, the token they fire on marked."""
+    out = standard_output()
+    for view in views:
+        out.print(f"[bold]Latent {view.latent}[/]  fires on {view.density:.3%} of tokens", highlight=False)
+        for context in view.contexts:
+            out.print(context_line(context, out.width), no_wrap=True, overflow="crop")
+        out.print()
+
+
+def context_line(context: Context, width: int) -> "Text":
+    """One line: the activation, the text around the marked token, the document's name at the end."""
+    from rich.text import Text
+
+    name = context.document if len(context.document) <= 24 else "…" + context.document[-23:]
+    room = max(20, width - len(name) - 12)
+    token, after = visible(context.token), visible(context.after)
+    before = visible(context.before)[-max(0, room - len(token) - min(len(after), room // 4)) :]
+    after = after[: max(0, room - len(before) - len(token))]
+    line = Text(f"  {context.activation:6.3f}  ")
+    line.append(before)
+    line.append(token, style=MARK)
+    line.append(after)
+    line.append(" " * max(1, width - line.cell_len - len(name) - 1))
+    line.append(name, style="dim")
+    return line
+
+
+def visible(text: str) -> str:
+    """Text for one line of a terminal: line ends shown as ⏎, other control characters as one space."""
+    marked = text.replace("\n", "⏎")
+    return "".join(character if character.isprintable() else " " for character in marked)
+
+
+def show_inspection(inspection: Inspection) -> None:
+    """A text token by token with its strongest latents, then where these fire most."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    out = standard_output()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("Token")
+    table.add_column("Strongest latents (activation)")
+    for view in inspection.tokens:
+        latents = "   ".join(f"{latent:>6} {value:.3f}" for latent, value in view.latents)
+        table.add_row(Text(visible(view.token), style="bold"), Text(latents or "none active"))
+    out.print(table)
+    show_latents(inspection.latents)

@@ -1,0 +1,123 @@
+"""One autoencoder's training run: its trainer, its directory, its log."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from monosem.config import to_dict
+from monosem.runlog import Sink, open_sinks
+from monosem.runs.config import RunConfig
+from monosem.runs.directory import AUTOENCODER, CHECKPOINTS
+from monosem.sae.storage import save_autoencoder
+from monosem.training.checkpoint import Checkpoint, prune_checkpoints, save_checkpoint
+from monosem.training.step import StepReport
+from monosem.training.trainer import Trainer
+
+
+class HookpointRun(AbstractContextManager["HookpointRun"]):
+    """Steps a trainer, logs the means of what its steps report, writes its checkpoints and the autoencoder."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        hookpoint: str,
+        trainer: Trainer,
+        extent: Mapping[str, int],
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        """
+        Args:
+            extent: sizes of what feeds the run, for the checkpoints: it must not change under the run.
+            checkpoint: what the trainer was restored from.
+        """
+        self.config, self.hookpoint, self.trainer = config, hookpoint, trainer
+        self._extent = extent
+        log: dict[str, Any] = checkpoint.record["log"] if checkpoint else {"sums": {}, "last": {}}
+        self._sums: dict[str, float] = log["sums"]  # over the steps since the last record
+        self._last_record: dict[str, float | int] = log["last"]
+        self._sinks: list[Sink] = open_sinks(config.log, config.out, to_dict(config), after_tokens=trainer.tokens)
+
+    def __exit__(self, *_: object) -> None:
+        for sink in self._sinks:
+            sink.close()
+
+    def step(self, activations: Float[Tensor, "batch d_model"]) -> bool:
+        """Train on a batch; False if it was not finite and so was skipped."""
+        report = self.trainer.step(activations)
+        if report is not None:
+            self._add(report)
+        if self._passed(self.config.log.log_every) or self.trainer.progress.batches == self.trainer.config.steps:
+            self._log()
+        return report is not None
+
+    def _passed(self, every: int) -> bool:
+        """Whether the last batch reached a multiple of so many tokens: a grid that no interruption shifts."""
+        tokens = self.trainer.tokens
+        return tokens // every > (tokens - self.trainer.config.batch_size) // every
+
+    def _add(self, report: StepReport) -> None:
+        summed = ("loss", "auxiliary_loss", "squared_error", "spread", "l0")
+        for name, value in (("steps", 1), *((name, getattr(report, name)) for name in summed)):
+            self._sums[name] = self._sums.get(name, 0) + value
+        self._sums["dead_share"] = report.dead_share
+
+    def _log(self) -> None:
+        if not self._sums:
+            return
+        self._last_record = self._means()
+        self._sums = {}
+        for sink in self._sinks:
+            sink.log(self._last_record)
+
+    def _means(self) -> dict[str, float | int]:
+        sums = self._sums
+        return {
+            "tokens": self.trainer.tokens,
+            "steps": self.trainer.progress.steps,
+            "loss": sums["loss"] / sums["steps"],
+            "auxiliary_loss": sums["auxiliary_loss"] / sums["steps"],
+            "normalized_mse": sums["squared_error"] / sums["spread"],
+            "l0": sums["l0"] / sums["steps"],
+            "dead_share": sums["dead_share"],
+            "learning_rate": self.trainer.learning_rate,
+            "skipped_batches": self.trainer.progress.skipped,
+        }
+
+    def news(self) -> list[str]:
+        """The last logged numbers, for the live line."""
+        record = self._last_record or (self._means() if self._sums else {})
+        if not record:
+            return []
+        return [f"nmse {record['normalized_mse']:.4f}", f"L0 {record['l0']:.1f}", f"dead {record['dead_share']:.1%}"]
+
+    def checkpoint_due(self) -> bool:
+        """Whether the last batch reached a multiple of ``checkpoint_every`` tokens."""
+        return self._passed(self.trainer.config.checkpoint_every)
+
+    def save_checkpoint(self) -> None:
+        """Write a checkpoint."""
+        log = {"sums": self._sums, "last": self._last_record}
+        record = {**self.trainer.record(), "extent": dict(self._extent), "log": log}
+        save_checkpoint(self.config.out / CHECKPOINTS, self.trainer.progress.batches, self.trainer.states(), record)
+
+    def prune_checkpoints(self) -> None:
+        """Remove the oldest checkpoints beyond those to keep."""
+        prune_checkpoints(self.config.out / CHECKPOINTS, self.trainer.config.keep_checkpoints)
+
+    def save_autoencoder(self) -> None:
+        """Write the averaged weights as the run's autoencoder. The trainer's own weights are replaced by them."""
+        trainer, sae = self.trainer, self.trainer.sae
+        with torch.no_grad():
+            for name, value in trainer.averaged_weights().items():
+                trainer.parameters[name].copy_(value)
+        sae.training_summary = {"tokens": trainer.tokens, "seed": trainer.config.seed}
+        if self._last_record:
+            sae.training_summary |= {
+                "loss": float(self._last_record["loss"]),
+                "dead_share": float(self._last_record["dead_share"]),
+            }
+        save_autoencoder(sae, self.config.out / AUTOENCODER)

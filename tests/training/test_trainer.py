@@ -1,0 +1,189 @@
+"""The trainer: what a step does to the whole state, and what a trained autoencoder finds."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from monosem.errors import UserError
+from monosem.sae.architectures import ARCHITECTURES, new_autoencoder
+from monosem.sae.autoencoder import AutoencoderConfig, TopKAutoencoder
+from monosem.sae.initialise import InitialiseConfig, initialise
+from monosem.training.checkpoint import load_checkpoint, save_checkpoint
+from monosem.training.trainer import Trainer, TrainingConfig, sample_variance
+
+BATCH, N_LATENTS, D_MODEL, K = 32, 48, 12, 4
+
+
+def new_trainer(architecture: str = "topk", **settings: object) -> Trainer:
+    config = TrainingConfig(**{"tokens": 20 * BATCH, "batch_size": BATCH, "learning_rate": 1e-2, **settings})  # type: ignore[arg-type]
+    sae = new_autoencoder(AutoencoderConfig(architecture=architecture, n_latents=N_LATENTS, k=K), D_MODEL)
+    assert isinstance(sae, TopKAutoencoder)
+    sample = sae.preprocess(raw_batch(999)).x
+    initialise(sae, sample, InitialiseConfig(), torch.Generator().manual_seed(1))
+    return Trainer(sae, config, sample_variance(sample))
+
+
+def raw_batch(seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(3, D_MODEL, generator=torch.Generator().manual_seed(0))
+    return torch.randn(BATCH, 3, generator=generator) @ mixing
+
+
+def whole_state(trainer: Trainer) -> dict[str, Tensor]:
+    return {f"{name}.{key}": t.clone() for name, state in trainer.states().items() for key, t in state.items()}
+
+
+ALL_ON = {"clip_norm": 0.1, "dead_tokens": 2 * BATCH, "multi_topk": True, "k_aux": 4}
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_training_lowers_the_error(architecture: str) -> None:
+    trainer = new_trainer(architecture, tokens=200 * BATCH)
+    reports = [trainer.step(raw_batch(step)) for step in range(200)]
+    errors = [report.squared_error / report.spread for report in reports if report]
+    assert len(errors) == 200
+    assert sum(errors[-10:]) < 0.3 * sum(errors[:10])
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_no_parameter_loses_its_gradient(architecture: str) -> None:
+    trainer = new_trainer(architecture)
+    before = {name: parameter.detach().clone() for name, parameter in trainer.parameters.items()}
+    trainer.step(raw_batch(0))
+    for name, parameter in trainer.parameters.items():
+        assert not torch.equal(parameter, before[name]), name
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_decoder_rows_are_unit_after_every_step(architecture: str) -> None:
+    trainer = new_trainer(architecture, **ALL_ON)
+    for step in range(5):
+        trainer.step(raw_batch(step))
+        torch.testing.assert_close(trainer.sae.W_dec.norm(dim=1), torch.ones(N_LATENTS))
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_a_restored_trainer_goes_on_bit_for_bit(architecture: str, tmp_path: object) -> None:
+    uninterrupted = new_trainer(architecture, **ALL_ON)
+    interrupted = new_trainer(architecture, **ALL_ON)
+    for step in range(6):
+        uninterrupted.step(raw_batch(step))
+        interrupted.step(raw_batch(step))
+    assert int((interrupted.tokens_since_active >= 2 * BATCH).sum()) > 0, "no latent is dead: AuxK would go untested"
+    path = save_checkpoint(tmp_path, 6, interrupted.states(), interrupted.record())  # type: ignore[arg-type]
+    resumed = new_trainer(architecture, seed=5, **ALL_ON)
+    resumed.settings = interrupted.settings
+    resumed.restore(load_checkpoint(path))
+    for step in range(6, 12):
+        uninterrupted.step(raw_batch(step))
+        resumed.step(raw_batch(step))
+    wanted, found = whole_state(uninterrupted), whole_state(resumed)
+    assert wanted.keys() == found.keys()
+    assert len(wanted) == 17
+    for name in wanted:
+        assert torch.equal(wanted[name], found[name]), name
+    assert resumed.progress == uninterrupted.progress
+    for name, tensor in resumed.averaged_weights().items():
+        assert torch.equal(tensor, uninterrupted.averaged_weights()[name])
+
+
+def test_a_bad_batch_changes_nothing_but_the_counts() -> None:
+    trainer = new_trainer()
+    trainer.step(raw_batch(0))
+    before = whole_state(trainer)
+    for count, value in enumerate((float("nan"), float("inf")), start=1):
+        bad = raw_batch(1)
+        bad[5, 3] = value
+        assert trainer.step(bad) is None
+        assert trainer.progress.skipped == trainer.progress.bad_in_a_row == count
+    assert all(torch.equal(before[name], tensor) for name, tensor in whole_state(trainer).items())
+    assert trainer.step(raw_batch(1)) is not None
+    assert trainer.progress == (4, 2, 2, 0)
+    assert trainer.tokens == 4 * BATCH
+
+
+def test_a_non_finite_loss_is_skipped_too() -> None:
+    trainer = new_trainer()
+    with torch.no_grad():
+        trainer.sae.b_pre[0] = float("inf")
+    assert trainer.step(raw_batch(0)) is None
+    assert trainer.sae.W_enc.grad is None
+
+
+def test_the_main_loss_is_divided_by_the_samples_variance() -> None:
+    trainer = new_trainer(aux_coefficient=0.0)
+    report = trainer.step(raw_batch(999))
+    assert report is not None
+    # On the very sample the variance is the batch's own, so the loss is the normalised MSE.
+    assert report.loss == pytest.approx(report.squared_error / report.spread, rel=1e-5)
+
+
+def test_clipping_bounds_the_first_moment() -> None:
+    free, clipped = new_trainer(), new_trainer(clip_norm=1e-4)
+    for trainer in (free, clipped):
+        trainer.step(raw_batch(0))
+    norms = [
+        sum(float(moment.square().sum()) for moment in trainer.states()["first_moment"].values()) ** 0.5
+        for trainer in (free, clipped)
+    ]
+    assert norms[1] == pytest.approx(0.1 * 1e-4, rel=1e-3)
+    assert norms[0] > norms[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tokens": 0}, "tokens=0 is below 1"),
+        ({"tokens": 100}, "tokens=100 is less than one batch"),
+        ({"batch_size": 0}, "batch_size=0 is below 1"),
+        ({"shuffle_batches": 7}, "shuffle_batches=7 is below 8"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0 is not positive"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan is not positive"),
+        ({"aux_coefficient": -1.0}, "aux_coefficient=-1.0 is negative"),
+        ({"aux_coefficient": 0.0, "k_aux": 3}, "k_aux=3 would not be used"),
+        ({"clip_norm": 0.0}, "clip_norm=0.0 is not positive"),
+        ({"ema_tokens": 10}, "ema_tokens=10 is less than one batch"),
+        ({"dead_tokens": 0}, "dead_tokens=0 is below 1"),
+        ({"checkpoint_every": 0}, "checkpoint_every=0 is below 1"),
+    ],
+)
+def test_bad_settings_are_refused(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        TrainingConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_multi_topk_needs_four_times_k_latents() -> None:
+    sae = new_autoencoder(AutoencoderConfig(n_latents=15, k=4), D_MODEL)
+    assert isinstance(sae, TopKAutoencoder)
+    with pytest.raises(UserError, match="multi_topk keeps 4k = 16 latents, more than n_latents=15"):
+        Trainer(sae, TrainingConfig(multi_topk=True), 1.0)
+
+
+def sparse_dictionary(atoms: int, width: int, generator: torch.Generator) -> Tensor:
+    directions = torch.randn(atoms, width, generator=generator)
+    return directions / directions.norm(dim=1, keepdim=True)
+
+
+def sparse_mixtures(dictionary: Tensor, active: int, count: int, generator: torch.Generator) -> Tensor:
+    """Sums of ``active`` atoms a token, with amplitudes from 0.5 to 1.5."""
+    chosen = torch.rand(count, len(dictionary), generator=generator).topk(active, dim=1).indices
+    amplitudes = 0.5 + torch.rand(count, active, generator=generator)
+    return torch.einsum("bk,bkd->bd", amplitudes, dictionary[chosen])
+
+
+def test_a_known_sparse_dictionary_is_recovered() -> None:
+    """64 dimensions, 256 atoms, 4 active: at least 95% of the atoms are found at cosine 0.9 or more."""
+    generator = torch.Generator().manual_seed(0)
+    dictionary = sparse_dictionary(256, 64, generator)
+    config = TrainingConfig(tokens=3_000_000, batch_size=1024, learning_rate=3e-3)
+    sae = new_autoencoder(AutoencoderConfig(n_latents=256, k=4, preprocess="none"), 64)
+    assert isinstance(sae, TopKAutoencoder)
+    sample = sparse_mixtures(dictionary, 4, 8192, generator)
+    initialise(sae, sample, InitialiseConfig(), generator)
+    trainer = Trainer(sae, config, sample_variance(sample))
+    for _ in range(config.steps):
+        trainer.step(sparse_mixtures(dictionary, 4, config.batch_size, generator))
+    directions = trainer.averaged_weights()["W_dec"]
+    directions = directions / directions.norm(dim=1, keepdim=True)
+    best = (dictionary @ directions.T).max(dim=1).values
+    assert float((best >= 0.9).float().mean()) >= 0.95
