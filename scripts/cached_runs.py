@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from monosem.data.index import INDEX, open_shards
 from monosem.data.shuffle import shuffled_batches
 from monosem.data.sources import CachedActivations, Rows
 from monosem.randomness import derive_generator
@@ -51,7 +52,9 @@ class Activations(NamedTuple):
 def open_activations(tokens: int, console: Console) -> Activations:
     """Cache what is missing and read it all."""
     subject = load_subject(SubjectConfig())
-    config = CacheConfig(out=str(CACHE / str(subject.revision)), tokens=tokens)
+    place = CACHE / str(subject.revision)
+    stored = open_shards(place).rows_stored if (place / INDEX).exists() else 0
+    config = CacheConfig(out=str(place), tokens=max(tokens, stored))
     directories = cache(config, console=console)
     source = CachedActivations(directories, seed=0)
     (hookpoint,) = source.widths
@@ -107,12 +110,19 @@ class Experiment(NamedTuple):
     training: TrainingConfig
 
 
-def run_missing(experiments: Iterable[Experiment], results: Path, console: Console) -> list[dict[str, Any]]:
-    """Run every experiment whose row is not in the file yet; each row is written as soon as it is known."""
+def run_missing(
+    experiments: Iterable[Experiment], results: Path, console: Console, share: str = "1/1"
+) -> list[dict[str, Any]]:
+    """Run every experiment whose row is not in the file yet; each row is written as soon as it is known.
+
+    Args:
+        share: ``2/3`` runs every third of what is missing, from the second: for several processes side by side.
+    """
     wanted = list(experiments)
     rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     done = [{name: row[name] for name in wanted[0].columns} for row in rows]
-    missing = [experiment for experiment in wanted if experiment.columns not in done]
+    first, every = map(int, share.split("/"))
+    missing = [experiment for experiment in wanted if experiment.columns not in done][first - 1 :: every]
     if not missing:
         return rows
     activations = open_activations(max(experiment.training.tokens for experiment in missing), console)

@@ -32,10 +32,10 @@ K = 32
 GRID: dict[tuple[int, int, int], tuple[float, ...]] = {
     (2048, 2048, 1_000_000): (1e-3, 2e-3, 4e-3, 8e-3),
     (8192, 2048, 1_000_000): (5e-4, 1e-3, 2e-3, 4e-3),
+    (2048, 2048, 5_000_000): (5e-4, 1e-3, 2e-3, 4e-3),
+    (8192, 2048, 5_000_000): (2.5e-4, 5e-4, 1e-3, 2e-3),
     (2048, 512, 1_000_000): (5e-4, 1e-3, 2e-3, 4e-3),
     (2048, 8192, 1_000_000): (2e-3, 4e-3, 8e-3, 1.6e-2),
-    (2048, 2048, 5_000_000): (5e-4, 1e-3, 2e-3, 4e-3),
-    (8192, 2048, 5_000_000): (5e-4, 1e-3, 2e-3, 4e-3),
     (8192, 8192, 1_000_000): (1e-3, 2e-3, 4e-3, 8e-3),
 }
 
@@ -53,10 +53,11 @@ def experiment(n_latents: int, batch_size: int, tokens: int, learning_rate: floa
     return Experiment(columns, AutoencoderConfig(n_latents=n_latents, k=K), InitialiseConfig(), training)
 
 
-def run() -> None:
-    """Run the grid's missing rows."""
-    wanted = [experiment(*setting, rate) for setting, rates in GRID.items() for rate in rates]
-    run_missing(wanted, RESULTS, Console(stderr=True))
+def run(share: str, most_tokens: float) -> None:
+    """Run the grid's missing rows of settings with at most so many tokens."""
+    settings = {setting: rates for setting, rates in GRID.items() if setting[2] <= most_tokens}
+    wanted = [experiment(*setting, rate) for setting, rates in settings.items() for rate in rates]
+    run_missing(wanted, RESULTS, Console(stderr=True), share)
 
 
 def read_rows() -> list[dict[str, Any]]:
@@ -117,10 +118,17 @@ def check() -> None:
 
 
 def main() -> None:
-    jobs = {"run": run, "fit": fit, "check": check}
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("job", choices=list(jobs))
-    jobs[parser.parse_args().job]()
+    parser.add_argument("job", choices=["run", "fit", "check"])
+    parser.add_argument("--share", default="1/1", help="run only every n-th row, as 2/3")
+    parser.add_argument("--most-tokens", type=float, default=math.inf, help="leave longer trainings for later")
+    options = parser.parse_args()
+    if options.job == "run":
+        run(options.share, options.most_tokens)
+    elif options.job == "fit":
+        fit()
+    else:
+        check()
 
 
 if __name__ == "__main__":

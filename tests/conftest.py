@@ -1,5 +1,157 @@
-"""Shapes in signatures are checked at run time, here and nowhere else."""
+"""Shapes in signatures are checked at run time, here and nowhere else; and what several folders of tests share.
+
+That is: tiny, randomly initialised subject models of several architectures, and a text for them; nothing is downloaded.
+"""
+
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
 
 import jaxtyping
+import pytest
+import torch
 
 jaxtyping.install_import_hook("monosem", "beartype.beartype")
+
+VOCABULARY = 64
+LAYERS = 3
+WIDTH = 16
+CONTEXT = 64
+
+
+def _config(architecture: str, n_layers: int) -> Any:
+    import transformers as hf
+
+    modern: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": WIDTH,
+        "intermediate_size": 24,
+        "num_hidden_layers": n_layers,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": CONTEXT,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+    without_groups = {key: value for key, value in modern.items() if key != "num_key_value_heads"}
+    match architecture:
+        case "gpt2":
+            return hf.GPT2Config(
+                vocab_size=VOCABULARY,
+                n_embd=WIDTH,
+                n_layer=n_layers,
+                n_head=2,
+                n_positions=CONTEXT,
+                bos_token_id=1,
+                eos_token_id=2,
+            )
+        case "gpt_neox":
+            return hf.GPTNeoXConfig(**without_groups)
+        case "llama":
+            return hf.LlamaConfig(**modern)
+        case "mistral":
+            return hf.MistralConfig(**modern, sliding_window=4)
+        case "qwen2":
+            return hf.Qwen2Config(**modern)
+        case "gemma2":
+            return hf.Gemma2Config(**modern, head_dim=8, sliding_window=4, query_pre_attn_scalar=8)
+        case "opt":
+            del without_groups["intermediate_size"]
+            return hf.OPTConfig(**without_groups, ffn_dim=24, word_embed_proj_dim=WIDTH)
+    raise AssertionError(architecture)
+
+
+def _make_model(architecture: str = "gpt2", n_layers: int = LAYERS) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(_config(architecture, n_layers)).eval()
+        for parameter in model.parameters():  # the usual tiny start would leave the blocks next to no effect
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+def _make_tokenizer(adds_bos: bool = False) -> Any:
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<pad>", "<s>", "</s>", "<unk>", *(f"w{index}" for index in range(VOCABULARY - 4))]
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    if adds_bos:
+        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>"
+    )
+
+
+@pytest.fixture
+def make_model() -> Callable[..., Any]:
+    """Makes a random model: ``make_model("llama", n_layers=3)``."""
+    return _make_model
+
+
+@pytest.fixture
+def make_tokenizer() -> Callable[..., Any]:
+    """Makes a tokenizer of words w0 … w59: ``make_tokenizer(adds_bos=True)`` puts ``<s>`` in front by itself."""
+    return _make_tokenizer
+
+
+@pytest.fixture
+def save_subject(tmp_path: Path) -> Callable[..., Path]:
+    """Saves a random model with its tokenizer and gives the directory: ``save_subject("opt", adds_bos=True)``."""
+
+    def save(architecture: str = "gpt2", adds_bos: bool = False) -> Path:
+        directory = tmp_path / architecture
+        _make_model(architecture).save_pretrained(directory)
+        _make_tokenizer(adds_bos).save_pretrained(directory)
+        return directory
+
+    return save
+
+
+@pytest.fixture
+def tokens() -> torch.Tensor:
+    """Five blocks of seven random tokens, none of them special."""
+    return torch.randint(4, VOCABULARY, (5, 7), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="session")
+def tiny_subject(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a GPT-2 of three blocks, 16 wide, that knows the words w0 … w59."""
+    directory = tmp_path_factory.mktemp("subject") / "tiny"
+    _make_model().save_pretrained(directory)
+    _make_tokenizer().save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of 40 documents of 150 words that the tiny subject knows."""
+    directory = tmp_path_factory.mktemp("text")
+    generator = torch.Generator().manual_seed(0)
+    for number in range(40):
+        words = torch.randint(0, VOCABULARY - 4, (150,), generator=generator).tolist()
+        (directory / f"d{number:02d}.txt").write_text(" ".join(f"w{word}" for word in words))
+    return directory
+
+
+@pytest.fixture
+def whole_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
+    """What tests of whole jobs run in: a token cache of their own; one thread, here and in child processes; no figures.
+
+    On tensors so small, threads do nothing but wait for each other: a hundred times longer on a busy machine. Drawing
+    the figures takes twice as long as all the rest of a tiny run.
+    """
+    from monosem.runs import evaluate
+
+    for name in ("firing_density_figure", "training_figure"):
+        monkeypatch.setattr(evaluate, name, lambda _, path: path.touch())
+    monkeypatch.setenv("MONOSEM_CACHE", str(tmp_path / "token_cache"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

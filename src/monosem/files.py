@@ -47,7 +47,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write a file that is, after any interruption, either the old one or the new one, whole.
 
     Raises:
-        UserError: the disk is full; what was there before is untouched.
+        NotWrittenError: the disk is full; what was there before is untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -65,8 +65,14 @@ def write_atomically(path: Path, data: bytes) -> None:
     sync_directory(path.parent)
 
 
-def _not_written(path: Path, error: OSError) -> UserError:
-    return UserError(f"Could not write {path}: {error.strerror or error}; free some space or choose another place.")
+class NotWrittenError(UserError):
+    """The disk refused a file or a directory: it is full, or the place cannot be written."""
+
+
+def _not_written(path: Path, error: OSError) -> NotWrittenError:
+    return NotWrittenError(
+        f"Could not write {path}: {error.strerror or error}; free some space or choose another place."
+    )
 
 
 @contextmanager
@@ -76,7 +82,7 @@ def write_directory_atomically(path: Path) -> Generator[Path]:
     An existing directory at ``path`` is replaced.
 
     Raises:
-        UserError: the disk is full; what was there before is untouched.
+        NotWrittenError: the disk is full; what was there before is untouched.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from monosem.evaluation.suite import EvaluationConfig
 from monosem.runs.config import RunConfig
 from monosem.sae.autoencoder import AutoencoderConfig
 from monosem.subject.model import SubjectConfig
@@ -9,12 +10,13 @@ from monosem.subject.text import TextConfig
 from monosem.training.trainer import TrainingConfig
 
 
-def quickstart(out: Path, tokens: int = 2_000_000) -> RunConfig:
+def quickstart(out: Path, tokens: int = 2_000_000, eval_tokens: int = 200_000) -> RunConfig:
     """The bundled subject on the standard library: 4,096 latents, 32 a token."""
     return RunConfig(
         out=out,
         autoencoder=AutoencoderConfig(n_latents=4096, k=32),
         training=TrainingConfig(tokens=tokens),
+        evaluation=EvaluationConfig(eval_tokens=eval_tokens),
     )
 
 

@@ -1,12 +1,13 @@
 """Where a run's numbers go: a file of JSON lines always; TensorBoard and Weights & Biases if asked; a live line."""
 
+import importlib.util
 import json
 import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from monosem.errors import UserError
 from monosem.files import write_atomically
@@ -33,6 +34,7 @@ class LogConfig:
             raise UserError(f"log_every={self.log_every} is below 1; give a positive number of tokens.")
 
 
+@runtime_checkable
 class Sink(Protocol):
     """Somewhere that records go."""
 
@@ -64,9 +66,9 @@ class JsonLines:
         self._file.close()
 
 
-def read_json_lines(path: Path) -> list[dict[str, float]]:
+def read_json_lines(path: Path) -> list[dict[str, float | int]]:
     """The records of a metrics file. A last line that an interruption cut short is passed over."""
-    records: list[dict[str, float]] = []
+    records: list[dict[str, float | int]] = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             records.append(json.loads(line))
@@ -75,16 +77,24 @@ def read_json_lines(path: Path) -> list[dict[str, float]]:
     return records
 
 
+def require_packages(config: LogConfig) -> None:
+    """The packages that the configured sinks need, to be asked for before a run begins.
+
+    Raises:
+        UserError: one is not installed.
+    """
+    needed = {"tensorboard": config.tensorboard, "wandb": config.wandb_project is not None}
+    for package, is_needed in needed.items():
+        if is_needed and importlib.util.find_spec(package) is None:
+            raise UserError(f"The log needs the package {package}: pip install 'monosem[{package}]'.")
+
+
 class TensorBoard:
     """TensorBoard events, one scalar a key."""
 
     def __init__(self, directory: Path, *, after_tokens: int = 0) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise UserError(
-                "--tensorboard needs the package tensorboard: pip install 'monosem[tensorboard]'."
-            ) from error
+        from torch.utils.tensorboard import SummaryWriter
+
         self._writer = SummaryWriter(str(directory), purge_step=after_tokens + 1 if after_tokens else None)
 
     def log(self, record: Record) -> None:
@@ -100,10 +110,8 @@ class WeightsAndBiases:
     """A run in a Weights & Biases project; a resumed run goes on in the same one."""
 
     def __init__(self, project: str, directory: Path, config: Mapping[str, Any]) -> None:
-        try:
-            import wandb  # pyright: ignore[reportMissingImports] (an optional extra)
-        except ImportError as error:
-            raise UserError("--wandb-project needs the package wandb: pip install 'monosem[wandb]'.") from error
+        import wandb  # pyright: ignore[reportMissingImports] (an optional extra)
+
         identity = directory / "wandb_id.txt"
         if not identity.exists():
             write_atomically(identity, wandb.util.generate_id().encode())
@@ -121,7 +129,12 @@ class WeightsAndBiases:
 def open_sinks(
     config: LogConfig, directory: Path, run_config: Mapping[str, Any], *, after_tokens: int = 0
 ) -> list[Sink]:
-    """The sinks of a run; those beyond the JSON lines as the configuration asks."""
+    """The sinks of a run; those beyond the JSON lines as the configuration asks.
+
+    Raises:
+        UserError: a package that one needs is not installed.
+    """
+    require_packages(config)
     sinks: list[Sink] = [JsonLines(directory / "metrics.jsonl", after_tokens=after_tokens)]
     if config.tensorboard:
         sinks.append(TensorBoard(directory / "tensorboard", after_tokens=after_tokens))
@@ -131,29 +144,44 @@ def open_sinks(
 
 
 class ProgressLine:
-    """A live line on a terminal; elsewhere a plain line every ten seconds.
+    """A live line on a terminal; elsewhere a plain line every ten seconds, and one at the end.
 
-    Shows what is done of the total, the speed, the time left and a few words of news. Used as a context manager.
+    Shows what is done of the total, the speed over the last minute, the time left and a few words of news; nothing
+    before the first update. Used as a context manager.
     """
 
-    def __init__(self, what: str, total: int, console: "Console", *, done: int = 0, unit: str = "tokens") -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    def __init__(
+        self,
+        what: str,
+        total: int,
+        console: "Console",
+        *,
+        done: int = 0,
+        unit: str = "tokens",
+        transient: bool = False,
+    ) -> None:
+        """
+        Args:
+            total: 0 where it is not known.
+            transient: the line leaves the terminal when all is done.
+        """
+        from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+        from rich.table import Column
 
         self._what, self._total, self._unit, self._console = what, total, unit, console
-        self._first, self._started, self._printed = done, time.monotonic(), time.monotonic()
+        self._started, self._printed = time.monotonic(), time.monotonic()
         self._recent: list[tuple[float, int]] = [(self._started, done)]
-        self._progress = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[line]}"),
-            TimeElapsedColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task(what, total=total, completed=done, line="")
+        has_room = console.width >= 110
+        if console.is_terminal and not has_room:
+            self._unit = ""
+        one_line = Column(no_wrap=True)
+        columns: list[ProgressColumn] = [TextColumn("[bold]{task.description}", table_column=one_line)]
+        columns += [BarColumn(bar_width=20)] if has_room else []
+        columns += [TextColumn("{task.fields[line]}", markup=False, table_column=one_line)]
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal, transient=transient)
+        self._task = self._progress.add_task(what, total=total or None, completed=done, line="")
 
     def __enter__(self) -> "ProgressLine":
-        self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -165,28 +193,41 @@ class ProgressLine:
         now = time.monotonic()
         self._recent = [(at, count) for at, count in self._recent if now - at < 60][-600:] or self._recent[-1:]
         self._recent.append((now, done))
-        line = "  ".join([self._amounts(now, done), *news])
+        line = "  ".join([*self._amounts(now, done), *news])
+        if not self._progress.live.is_started:
+            self._progress.start()
         self._progress.update(self._task, completed=done, total=self._total or None, line=line)
-        if not self._console.is_terminal and (now - self._printed >= 10 or done >= self._total):
+        if not self._console.is_terminal and (now - self._printed >= 10 or 0 < self._total <= done):
             self._printed = now
-            self._console.print(f"{self._what}: {line}", highlight=False, soft_wrap=True)
+            self._console.print(f"{self._what}: {line}", markup=False, highlight=False, soft_wrap=True)
 
-    def _amounts(self, now: float, done: int) -> str:
+    def _amounts(self, now: float, done: int) -> list[str]:
         at, count = self._recent[0]
         rate = (done - count) / (now - at) if now > at else 0.0
         if not self._total:
-            return f"{short(done)} {self._unit}"
-        amounts = f"{short(done)}/{short(self._total)} {self._unit}"
-        if rate <= 0:
-            return amounts
-        left = int((self._total - done) / rate)
-        return f"{amounts}  {short(rate)}/s  {left // 60}:{left % 60:02d} left"
+            return [f"{short(done)} {self._unit}".rstrip()]
+        amounts = [f"{short(done)}/{short(self._total)} {self._unit}".rstrip()]
+        if rate > 0:
+            amounts.append(f"{short(rate)}/s")
+        if rate > 0 and done < self._total:
+            amounts.append(f"{clock((self._total - done) / rate)} left")
+        elif done >= self._total:
+            amounts.append(f"in {clock(now - self._started)}")
+        return amounts
 
 
-def short(number: float) -> str:
+def clock(seconds: float | int) -> str:
+    """Minutes and seconds, with the hours where there are any: 3:05, 2:00:00."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def short(number: float | int) -> str:
     """A count in at most five characters: 950, 12.3k, 2.00M, 16.0G."""
+    rounded = float(f"{number:.3g}")
     for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            scaled = number / size
+        if rounded >= size:
+            scaled = rounded / size
             return f"{scaled:.{2 if scaled < 10 else 1 if scaled < 100 else 0}f}{suffix}"
-    return f"{number:.0f}"
+    return f"{rounded:.0f}"

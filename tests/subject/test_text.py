@@ -14,8 +14,9 @@ import pytest
 import zstandard
 
 from monosem.errors import UserError
-from monosem.subject import builtin, text
-from monosem.subject.text import Document, TextConfig, documents, fingerprint, is_held_out
+from monosem.subject import builtin, text_files
+from monosem.subject.documents import Document
+from monosem.subject.text import TextConfig, documents, fingerprint, is_held_out
 
 COMMIT = "0123456789" * 4
 
@@ -119,7 +120,7 @@ def test_a_long_text_file_is_cut_at_line_ends_and_nothing_is_lost(tmp_path: Path
     assert "".join(document.text for document in found) == content
     assert [document.name for document in found] == [f"{path}#{part + 1}" for part in range(len(found))]
     assert all(document.text.endswith("\n") for document in found)
-    assert all(12_000 < len(document.text) <= text.PART_CHARACTERS for document in found[:-1])
+    assert all(12_000 < len(document.text) <= text_files.PART_CHARACTERS for document in found[:-1])
 
 
 def test_a_text_file_without_line_ends_is_cut_too(tmp_path: Path) -> None:
@@ -347,8 +348,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
     """A hub with one data set of three rows; returns the calls to ``load_dataset``."""
     calls: list[dict[str, object]] = []
 
-    def load_dataset(hub_id: str, **settings: object) -> list[dict[str, str]]:
-        calls.append({"id": hub_id, **settings})
+    def load_dataset(hub_id: str, name: str | None, **settings: object) -> list[dict[str, str]]:
+        calls.append({"id": hub_id, "name": name, **settings})
         return [{"text": "one"}, {"text": ""}, {"text": "three"}]
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
@@ -357,8 +358,9 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
 
 
 def test_a_hub_data_set_is_streamed_at_its_resolved_commit(hub: list[dict[str, object]]) -> None:
-    assert read("owner/name", text_split="test") == [Document("owner/name:1", "one"), Document("owner/name:3", "three")]
-    assert hub == [{"id": "owner/name", "split": "test", "revision": COMMIT, "streaming": True}]
+    found = read("owner/name", text_split="test", text_subset="small")
+    assert found == [Document("owner/name:1", "one"), Document("owner/name:3", "three")]
+    assert hub == [{"id": "owner/name", "name": "small", "split": "test", "revision": COMMIT, "streaming": True}]
 
 
 def test_a_hub_data_set_without_the_field_lists_what_is_there(hub: list[dict[str, object]]) -> None:

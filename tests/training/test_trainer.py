@@ -110,6 +110,15 @@ def test_a_non_finite_loss_is_skipped_too() -> None:
     assert trainer.sae.W_enc.grad is None
 
 
+def test_a_non_finite_gradient_of_a_finite_loss_is_skipped_too() -> None:
+    trainer = new_trainer()
+    before = whole_state(trainer)
+    trainer.sae.W_enc.register_hook(lambda gradient: gradient.index_fill(0, torch.tensor([3]), float("inf")))
+    assert trainer.step(raw_batch(0)) is None
+    assert trainer.progress.skipped == 1
+    assert all(torch.equal(before[name], tensor) for name, tensor in whole_state(trainer).items())
+
+
 def test_the_main_loss_is_divided_by_the_samples_variance() -> None:
     trainer = new_trainer(aux_coefficient=0.0)
     report = trainer.step(raw_batch(999))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from monosem.cli.parsing import parse
-from monosem.cli.show import standard_output
+from monosem.cli.show import print_line, standard_output
 from monosem.runs.cache import cache
 from monosem.runs.config import CacheConfig
 
@@ -27,6 +27,9 @@ class Cache:
 def main(arguments: list[str], console: "Console") -> None:
     """Parse, cache, print."""
     command: Cache = parse(Cache, arguments, "cache")
-    directories = cache(command.cache, overwrite=command.overwrite, console=console)
+    try:
+        directories = cache(command.cache, overwrite=command.overwrite, console=console)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("Finished shards are kept; the same command goes on.") from None
     for directory in directories:
-        standard_output().print(f"Activations  {directory}", highlight=False, soft_wrap=True)
+        print_line(f"Activations  {directory}", standard_output())

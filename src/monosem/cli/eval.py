@@ -3,14 +3,14 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from monosem.cli.parsing import parse
 from monosem.cli.show import show_files, standard_output
 from monosem.evaluation.suite import evaluation_table
-from monosem.runs.directory import read_config
+from monosem.runs.directory import read_run
 from monosem.runs.evaluate import evaluate
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class Eval:
     monosem eval runs/first
     """
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run's directory."""
     eval_tokens: int | None = None
     """Held-out tokens for the reconstruction; by default as the run's config.toml says."""
@@ -39,7 +39,7 @@ def main(arguments: list[str], console: "Console") -> None:
     command: Eval = parse(Eval, arguments, "eval")
     names = ("eval_tokens", "downstream_tokens", "bootstrap_samples")
     given = {name: getattr(command, name) for name in names if getattr(command, name) is not None}
-    settings = dataclasses.replace(read_config(command.run).evaluation, **given)
+    settings = dataclasses.replace(read_run(command.run).evaluation, **given)
     evaluation = evaluate(command.run, evaluation=settings, console=console)
     out = standard_output()
     out.print(evaluation_table(evaluation))

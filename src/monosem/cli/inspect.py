@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -22,9 +22,9 @@ class Inspect:
     monosem inspect runs/first "for i in range(10):"
     """
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run's directory."""
-    text: tyro.conf.Positional[str] = ""
+    text: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[TEXT]")] = ""
     """The text to look at."""
     latent: int | None = None
     """Show this latent instead."""
@@ -37,6 +37,8 @@ def main(arguments: list[str], console: "Console") -> None:
     command: Inspect = parse(Inspect, arguments, "inspect")
     if bool(command.text) == (command.latent is not None):
         raise UserError('Give a text or a latent: monosem inspect RUN "some text", or monosem inspect RUN --latent 7.')
+    if command.per_token < 1:
+        raise UserError(f"per_token={command.per_token} is below 1; show at least one latent a token.")
     reader = Reader(command.run, console=console)
     if command.latent is None:
         show_inspection(reader.inspect(command.text, per_token=command.per_token))

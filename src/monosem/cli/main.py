@@ -78,6 +78,7 @@ def _show_help(out: "Console") -> None:
 def _fail(console: "Console", kind: str, message: str, code: int, debug: bool) -> int:
     if debug:
         console.print_exception()
-    console.print(f"[bold red]{kind}[/] ", end="")
-    console.print(message, markup=False, highlight=False, soft_wrap=True)
+    from rich.text import Text
+
+    console.print(Text.assemble((kind, "bold red"), " ", message), soft_wrap=True)
     return code

@@ -1,13 +1,14 @@
 """Flags from configurations: flat, and whole numbers may be written as 2e6 or 2_000_000."""
 
+import contextlib
+import io
+import sys
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import tyro
 
 from monosem.errors import UserError
-
-Config = TypeVar("Config")
 
 
 def parse(cls: Any, arguments: Sequence[str], command: str, *, default: Any = None) -> Any:
@@ -15,18 +16,38 @@ def parse(cls: Any, arguments: Sequence[str], command: str, *, default: Any = No
 
     Args:
         default: a configuration whose values stand where no flag is given.
+
+    Raises:
+        UserError: a configuration refuses its values.
+        SystemExit: the flags were wrong or help was asked for; the parser has said what there is to say.
     """
     registry = tyro.constructors.ConstructorRegistry()
     registry.primitive_rule(_whole_number)
     given = {} if default is None else {"default": default}
-    return tyro.cli(
-        cls,
-        args=list(arguments),
-        prog=f"monosem {command}",
-        registry=registry,
-        config=(tyro.conf.OmitArgPrefixes,),
-        **given,
-    )
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                cls,
+                args=list(arguments),
+                prog=f"monosem {command}",
+                registry=registry,
+                config=(tyro.conf.OmitArgPrefixes,),
+                **given,
+            )
+    except SystemExit as exit_:
+        if (refusal := _refusal(exit_)) is not None:
+            raise refusal from None
+        sys.stderr.write(said.getvalue())
+        raise
+
+
+def _refusal(exit_: SystemExit) -> UserError | None:
+    """The configuration's own error that made the parser exit: it reads better without the parser's frame."""
+    error: BaseException | None = exit_
+    while error is not None and not isinstance(error, UserError):
+        error = error.__context__
+    return error
 
 
 def _whole_number(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[int] | None:
@@ -50,10 +71,10 @@ def whole_number(word: str) -> int:
     try:
         return int(word)
     except ValueError:
-        number = float(word)
-        if number != int(number):
-            raise ValueError(f"{word} is not a whole number") from None
-        return int(number)
+        with contextlib.suppress(ValueError, OverflowError):
+            if (number := int(float(word))) == float(word):
+                return number
+        raise ValueError(f"'{word}' is not a whole number") from None
 
 
 def take_option(arguments: list[str], name: str) -> tuple[str | None, list[str]]:

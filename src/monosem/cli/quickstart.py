@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from monosem import recipes
 from monosem.cli.parsing import parse
-from monosem.cli.show import show_latents, show_trained, standard_output
+from monosem.cli.show import print_line, show_latents, show_trained, standard_output
 from monosem.runs.inspect import Reader
 from monosem.runs.train import train
 
@@ -22,6 +22,8 @@ class Quickstart:
     """The run's directory."""
     tokens: int = 2_000_000
     """How many tokens to train on."""
+    eval_tokens: int = 200_000
+    """How many held-out tokens to evaluate on."""
     overwrite: bool = False
     """Replace the run that --out holds already."""
 
@@ -29,13 +31,13 @@ class Quickstart:
 def main(arguments: list[str], console: "Console") -> None:
     """Parse, train, print the table, five latents and the next commands to try."""
     command: Quickstart = parse(Quickstart, arguments, "quickstart")
-    config = recipes.quickstart(command.out, command.tokens)
+    config = recipes.quickstart(command.out, command.tokens, command.eval_tokens)
     show_trained(train(config, overwrite=command.overwrite, console=console))
     show_latents(Reader(command.out, console=console).telling_latents(5))
     out = standard_output()
     out.print("[bold]Next[/]")
     for line in next_commands(command.out):
-        out.print(f"  {line}", highlight=False, soft_wrap=True)
+        print_line(f"  {line}", out)
 
 
 def next_commands(out: Path) -> list[str]:

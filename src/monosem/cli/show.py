@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 MARK = "bold black on yellow"
+NAME_WIDTH = 24
 
 
 def standard_output() -> "Console":
@@ -33,9 +34,14 @@ def show_trained(runs: Sequence[TrainedRun]) -> None:
 
 def show_files(directory: Path, out: "Console") -> None:
     """Where a run's results are."""
-    out.print(f"Autoencoder  {directory / AUTOENCODER}", highlight=False, soft_wrap=True)
-    out.print(f"Figures      {directory / FIGURES}", highlight=False, soft_wrap=True)
-    out.print(f"Evaluation   {directory / EVALUATION}\n", highlight=False, soft_wrap=True)
+    print_line(f"Autoencoder  {directory / AUTOENCODER}", out)
+    print_line(f"Figures      {directory / FIGURES}", out)
+    print_line(f"Evaluation   {directory / EVALUATION}\n", out)
+
+
+def print_line(line: str, out: "Console") -> None:
+    """A line as it is, neither broken nor read as markup, so that it can be copied."""
+    out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def show_latents(views: Sequence[LatentView]) -> None:
@@ -52,18 +58,27 @@ def context_line(context: Context, width: int) -> "Text":
     """One line: the activation, the text around the marked token, the document's name at the end."""
     from rich.text import Text
 
-    name = context.document if len(context.document) <= 24 else "…" + context.document[-23:]
-    room = max(20, width - len(name) - 12)
-    token, after = visible(context.token), visible(context.after)
-    before = visible(context.before)[-max(0, room - len(token) - min(len(after), room // 4)) :]
-    after = after[: max(0, room - len(before) - len(token))]
+    name = Text(context.document, style="dim")
+    if name.cell_len > NAME_WIDTH:
+        name = Text("…" + context.document[-(NAME_WIDTH - 1) :], style="dim")
     line = Text(f"  {context.activation:6.3f}  ")
-    line.append(before)
-    line.append(token, style=MARK)
-    line.append(after)
-    line.append(" " * max(1, width - line.cell_len - len(name) - 1))
-    line.append(name, style="dim")
-    return line
+    room = max(20, width - line.cell_len - name.cell_len - 3)
+    token = Text(visible(context.token), style=MARK)
+    token.truncate(room)
+    before, after = Text(visible(context.before)), Text(visible(context.after))
+    before = _last_cells(before, room - token.cell_len - min(after.cell_len, room // 4))
+    after.truncate(room - before.cell_len - token.cell_len)
+    line.append_text(before).append_text(token).append_text(after)
+    line.append(" " * max(1, width - line.cell_len - name.cell_len - 1))
+    return line.append_text(name)
+
+
+def _last_cells(text: "Text", cells: int) -> "Text":
+    """The end of a text that takes at most so many columns."""
+    first = 0
+    while text[first:].cell_len > max(0, cells):
+        first += 1
+    return text[first:]
 
 
 def visible(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What the subject model loses when the reconstruction takes the activations' place (PAPER.md, Evaluations, 1).
+"""What the subject model loses when the reconstruction takes the activations' place (Gao et al. 2024, §4.1).
 
 Three things are put in the place of the activations at the kept positions, others untouched: the reconstruction; zeros;
 and the mean preprocessed activation with each token's own mean and norm restored, so that an autoencoder that only

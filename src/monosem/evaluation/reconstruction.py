@@ -49,7 +49,7 @@ def mean_activation(sums: Sums) -> Float64[Tensor, " d_model"]:
 
 
 def reconstruction_statistics(sums: Sums) -> dict[str, Float64[Tensor, " samples"]]:
-    """Normalised MSE, Σ‖x − x̂‖² / Σ‖x − x̄‖² with each sample's own x̄ (PAPER.md, Setup), and L0, latents a token.
+    """Normalised MSE, Σ‖x − x̂‖² / Σ‖x − x̄‖² with each sample's own x̄ (Gao et al. 2024, §2.1), and L0.
 
     Predicting the mean scores exactly 1. Σ‖x − x̄‖² is Σ‖x‖² − ‖Σx‖²/N, which float64 bears unless the variance is a
     billionth of the mean square; where all tokens are alike the score is not defined.

@@ -83,7 +83,9 @@ def _announce(plans: dict[str, ShardPlan], out: str, console: "Console") -> None
     console.print(
         f"Cache: {first.rows_total:,} tokens × {sum(plan.width for plan in plans.values()):,} numbers in {first.dtype} "
         f"= {size / 1e9:.2f} GB in {out}",
+        markup=False,
         highlight=False,
+        soft_wrap=True,
     )
     if "://" not in out:
         there = 0

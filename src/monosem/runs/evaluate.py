@@ -39,17 +39,15 @@ def evaluate(
     """
     console = console or default_console()
     config = dataclasses.replace(read_run(Path(run)), out=Path(run))
-    if evaluation is not None:
-        config = dataclasses.replace(config, evaluation=evaluation)
     load_autoencoder(config.out)  # what is missing or damaged is told before the text is read
     subject = load_subject(config.subject)
     text = open_text(config.text, subject, config.text_limit, console)
+    if evaluation is not None:  # only now: the held-out text stays the one that the run's examples point into
+        config = dataclasses.replace(config, evaluation=evaluation)
     return evaluate_inputs(config, subject, text, console)
 
 
-def evaluate_inputs(
-    config: RunConfig, subject: SubjectModel, text: TokenizedText, console: "Console"
-) -> Evaluation:
+def evaluate_inputs(config: RunConfig, subject: SubjectModel, text: TokenizedText, console: "Console") -> Evaluation:
     """Evaluate the autoencoder in ``config.out`` with a subject and a text that are open already."""
     directory = config.out
     sae = load_autoencoder(directory, device=str(subject.device))
@@ -62,7 +60,7 @@ def evaluate_inputs(
             highlight=False,
         )
     blocks = open_held_out(config.subject, subject, text.held_out, config.evaluation.eval_tokens)
-    with ProgressLine("Evaluating", 0, console) as line:
+    with ProgressLine("Evaluating", 0, console, transient=True) as line:
         evaluation = evaluate_autoencoder(
             sae,
             subject,

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from monosem.data.sources import ActivationSource, CachedActivations, Rows
 from monosem.errors import UserError
 from monosem.runlog import ProgressLine, short
@@ -46,32 +48,36 @@ class Inputs(NamedTuple):
     hookpoints: list[str]
     source: ActivationSource
 
+    @property
+    def extent(self) -> dict[str, int]:
+        """Sizes of what the rows come from: a run goes on only where they are the same."""
+        if isinstance(self.source, CachedActivations):
+            return {"cached activations": self.source.rows_per_epoch}
+        training = self.text.training
+        return {"training tokens": len(training.tokens), "training documents": len(training.document_names)}
+
     def name_of(self, position: int) -> str:
         """Where a position of the training text lies, for a message."""
         return describe_position(self.text.training, position)
 
 
 def describe_position(split: TokenSplit, position: int) -> str:
-    """The document that holds a position, and the token within it."""
-    document = int(split.document_of(_array(position))[()])
-    within = position - int(split.document_starts[document])
-    return f"{split.document_names[document]}, token {within}"
-
-
-def _array(position: int) -> Any:
-    import numpy as np
-
-    return np.asarray(position)
+    """The document that holds a position, and the token within it, of which 0 is the end-of-text that opens it."""
+    if not 0 <= position < len(split.tokens):  # an added BOS; or the cache was made from more of the text
+        return "an added BOS token" if position < 0 else f"token {position:,} of the text"
+    document = int(split.document_of(np.asarray(position)))
+    return f"{split.document_names[document]}, token {position - int(split.document_starts[document])}"
 
 
 def open_text(text: TextConfig, subject: SubjectModel, limit: int | None, console: "Console") -> TokenizedText:
     """The text as tokens, from the cache where it has been read before."""
-    with ProgressLine("Reading text", limit or 0, console) as line:
+    with ProgressLine("Reading text", 0, console, transient=True) as line:
         tokenized = tokenize_text(text, subject.tokenizer, limit=limit, report=lambda done, _: line.update(done))
     console.print(
         f"Text: {short(len(tokenized.training.tokens))} tokens in {len(tokenized.training.document_names):,} documents "
         f"to train on, {short(len(tokenized.held_out.tokens))} in {len(tokenized.held_out.document_names):,} held out",
         highlight=False,
+        soft_wrap=True,
     )
     return tokenized
 
@@ -109,27 +115,45 @@ def open_inputs(config: RunConfig, console: "Console") -> Inputs:
     subject = load_subject(config.subject)
     hookpoints = subject.resolve(config.subject)
     text = open_text(config.text, subject, config.text_limit, console)
+    require_held_out_text(config, text.held_out)
+    open_held_out(config.subject, subject, text.held_out, config.evaluation.eval_tokens)
     if config.activations:
         source = open_cache(config, subject)
+        require_full_buffer(config, source.rows_per_epoch, "cache", "cache more tokens")
         return Inputs(subject, text, list(source.widths), source)
+    require_full_buffer(config, len(text.training.tokens), "training text", "give more text with --text")
     stream = open_stream(config.subject, subject, text.training, config.training.seed)
-    require_enough_text(config, stream)
+    require_full_buffer(config, stream.rows_in_epoch(0), "training text", "give more text with --text")
     return Inputs(subject, text, hookpoints, LiveActivations(subject, stream, hookpoints))
 
 
-def require_enough_text(config: RunConfig, stream: BlockStream) -> None:
-    """The training text must fill the shuffle buffer once.
+def require_full_buffer(config: RunConfig, found: int, what: str, remedy: str) -> None:
+    """The tokens to train on must fill the shuffle buffer once.
 
     Raises:
-        UserError: it does not.
+        UserError: they do not.
     """
     needed = config.training.shuffle_batches * config.training.batch_size
-    found = stream.rows_in_epoch(0)
     if found < needed:
         raise UserError(
-            f"The training text has {found:,} tokens and needs at least {needed:,}, a shuffle buffer of "
+            f"The {what} has {found:,} tokens and needs at least {needed:,}, a shuffle buffer of "
             f"{config.training.shuffle_batches} batches of {config.training.batch_size:,}; "
-            "give more text with --text, or lower --batch-size."
+            f"{remedy}, or lower --batch-size."
+        )
+
+
+def require_held_out_text(config: RunConfig, split: TokenSplit) -> None:
+    """There must be something to evaluate on, which a run should not find out at its end.
+
+    Raises:
+        UserError: the held-out documents do not fill a block.
+    """
+    needed = config.subject.context_length
+    if len(split.tokens) < needed:
+        raise UserError(
+            f"The held-out text has {len(split.tokens):,} tokens in {len(split.document_names):,} documents and needs "
+            f"at least {needed:,}, a block of --context-length; give more documents with --text, or raise --held-out "
+            f"(now {config.text.held_out:g} of the documents)."
         )
 
 

@@ -1,18 +1,18 @@
 """What an autoencoder sees in a text: each token's strongest latents, and where each of those fires most."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt
 from torch import Tensor
 
 from monosem.errors import UserError
 from monosem.evaluation.examples import Examples, load_examples, telling_latents
 from monosem.runs.config import RunConfig
 from monosem.runs.console import default_console
-from monosem.runs.directory import EXAMPLES, read_config
+from monosem.runs.directory import EXAMPLES, read_run
 from monosem.runs.inputs import open_text
 from monosem.sae.autoencoder import Autoencoder
 from monosem.sae.storage import load_autoencoder
@@ -69,11 +69,12 @@ class Reader:
             UserError: the run, its subject or its text is not there; or it was not evaluated yet.
         """
         directory = Path(run)
-        self.config: RunConfig = read_config(directory)
-        self.subject: SubjectModel = load_subject(self.config.subject)
-        self.sae: Autoencoder = load_autoencoder(directory, device=str(self.subject.device))
+        self.config: RunConfig = read_run(directory)
+        self.sae: Autoencoder = load_autoencoder(directory)
         if not (directory / EXAMPLES).exists():
             raise UserError(f"{directory} has no examples yet; make them with: monosem eval {directory}")
+        self.subject: SubjectModel = load_subject(self.config.subject)
+        self.sae.to(self.subject.device)
         text = open_text(self.config.text, self.subject, self.config.text_limit, console or default_console())
         self.held_out: TokenSplit = text.held_out
         self.examples: Examples = load_examples(
@@ -101,7 +102,7 @@ class Reader:
             activation, self._text(before), self._text(line[position : position + 1]), self._text(after), name
         )
 
-    def _text(self, tokens: Iterable[int]) -> str:
+    def _text(self, tokens: UInt[np.ndarray, " tokens"] | list[int]) -> str:
         return self.subject.tokenizer.decode([int(token) for token in tokens])
 
     def inspect(self, text: str, *, per_token: int = 3, latents: int = 5) -> Inspection:

@@ -1,25 +1,18 @@
 """Training, from a configuration to a run's directory; and going on after an interruption."""
 
 import dataclasses
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
 from monosem.data.shuffle import Batch, shuffled_batches
 from monosem.errors import UserError
 from monosem.evaluation.suite import Evaluation
-from monosem.randomness import derive_generator
 from monosem.runlog import ProgressLine, require_packages
 from monosem.runs.config import RunConfig
 from monosem.runs.console import default_console
 from monosem.runs.directory import (
-    CHECKPOINTS,
     prepare_directory,
     read_config,
     require_no_run,
@@ -30,19 +23,11 @@ from monosem.runs.evaluate import evaluate_inputs
 from monosem.runs.hookpoint_run import HookpointRun
 from monosem.runs.inputs import Inputs, open_inputs
 from monosem.runs.interruption import Interruption
-from monosem.sae.architectures import new_autoencoder
-from monosem.sae.autoencoder import Autoencoder, Provenance, TopKAutoencoder
-from monosem.sae.initialise import initialise
-from monosem.sae.preprocess import preprocess
-from monosem.sae.storage import load_autoencoder
-from monosem.training.checkpoint import checkpoints, load_checkpoint
-from monosem.training.trainer import Trainer, sample_variance
+from monosem.runs.trainers import new_trainers, newest_common_checkpoint, resumed_run
+from monosem.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-# Tokens that the starting point is estimated from: the geometric median, the variance, the encoder's magnitude.
-SAMPLE_TOKENS = 32_768
 
 
 class Interrupted(KeyboardInterrupt):
@@ -79,12 +64,13 @@ def train(config: RunConfig, *, overwrite: bool = False, console: "Console | Non
     if not overwrite:
         require_no_run(config.out)  # before anything that takes long; and nothing is removed before all is well
     inputs = open_inputs(config, console)
+    configs = run_configs(config, inputs.hookpoints)
+    trainers = new_trainers(configs, inputs)
     prepare_directory(config.out, overwrite=overwrite)
-    runs = list(run_configs(config, inputs.hookpoints).values())
-    for run in runs:
+    for run in configs.values():
         prepare_directory(run.out, overwrite=False)
-    write_configs(config, runs)
-    return _run(config, inputs, console)
+    write_configs(config, list(configs.values()))
+    return _run(config, inputs, _begun_runs(configs, trainers, inputs), console)
 
 
 def resume(out: Path, *, console: "Console | None" = None) -> list[TrainedRun]:
@@ -97,13 +83,25 @@ def resume(out: Path, *, console: "Console | None" = None) -> list[TrainedRun]:
     console = console or default_console()
     config = dataclasses.replace(read_config(out), out=out)  # it may have been moved since
     require_packages(config.log)
-    return _run(config, open_inputs(config, console), console)
-
-
-def _run(config: RunConfig, inputs: Inputs, console: "Console") -> list[TrainedRun]:
+    inputs = open_inputs(config, console)
     configs = run_configs(config, inputs.hookpoints)
+    checkpoint = newest_common_checkpoint([run.out for run in configs.values()])
+    if checkpoint is None:
+        return _run(config, inputs, _begun_runs(configs, new_trainers(configs, inputs), inputs), console)
+    runs = (resumed_run(run, inputs, hookpoint, checkpoint) for hookpoint, run in configs.items())
+    return _run(config, inputs, runs, console)
+
+
+def _begun_runs(
+    configs: Mapping[str, RunConfig], trainers: Mapping[str, Trainer], inputs: Inputs
+) -> Iterable[HookpointRun]:
+    return (HookpointRun(run, name, trainers[name], inputs.extent) for name, run in configs.items())
+
+
+def _run(config: RunConfig, inputs: Inputs, opening: Iterable[HookpointRun], console: "Console") -> list[TrainedRun]:
+    """Train, save and evaluate runs that are opened one by one, and closed whatever happens."""
     with ExitStack() as stack:
-        runs = [stack.enter_context(run) for run in _open_runs(configs, inputs)]
+        runs = [stack.enter_context(run) for run in opening]
         _describe(config, inputs, runs, console)
         _train_all(config, inputs, runs, console)
         for run in runs:
@@ -111,96 +109,6 @@ def _run(config: RunConfig, inputs: Inputs, console: "Console") -> list[TrainedR
     return [
         TrainedRun(run.config.out, evaluate_inputs(run.config, inputs.subject, inputs.text, console)) for run in runs
     ]
-
-
-def _open_runs(configs: Mapping[str, RunConfig], inputs: Inputs) -> Iterator[HookpointRun]:
-    """Every hookpoint's run, all at the newest checkpoint that all of them have, or all at their start."""
-    checkpoint = _newest_common_checkpoint([config.out for config in configs.values()])
-    samples = _initial_samples(next(iter(configs.values())), inputs) if checkpoint is None else {}
-    for hookpoint, config in configs.items():
-        sae = new_autoencoder(config.autoencoder, inputs.source.widths[hookpoint])
-        assert isinstance(sae, TopKAutoencoder)
-        sae.provenance = Provenance(
-            model=inputs.subject.name,
-            revision=inputs.subject.revision,
-            hookpoint=hookpoint,
-            context_length=config.subject.context_length,
-        )
-        sae.to(inputs.subject.device)
-        if checkpoint is None:
-            yield _started(config, inputs, hookpoint, sae, samples.pop(hookpoint))
-        else:
-            yield _resumed(config, inputs, hookpoint, sae, config.out / CHECKPOINTS / checkpoint)
-
-
-def _initial_samples(config: RunConfig, inputs: Inputs) -> dict[str, Float[Tensor, "tokens _"]]:
-    """The first rows of each hookpoint, preprocessed; those that are not finite are left out.
-
-    Raises:
-        UserError: none is finite.
-    """
-    rows = min(SAMPLE_TOKENS, config.training.shuffle_batches * config.training.batch_size)
-    samples: dict[str, Tensor] = {}
-    for hookpoint, raw in inputs.source.rows(0, rows).activations.items():
-        x = preprocess(raw.to(inputs.subject.device), config.autoencoder.preprocess).x
-        samples[hookpoint] = x[x.isfinite().all(dim=1)]
-        if len(samples[hookpoint]) == 0:
-            raise UserError(
-                f"None of the first {rows:,} activations at {hookpoint} is finite; run the subject with --dtype float32."
-            )
-    return samples
-
-
-def _started(
-    config: RunConfig, inputs: Inputs, hookpoint: str, sae: TopKAutoencoder, sample: Float[Tensor, "tokens d_model"]
-) -> HookpointRun:
-    _start(sae, sample, config)
-    trainer = Trainer(sae, config.training, sample_variance(sample))
-    return HookpointRun(config, hookpoint, trainer, inputs.extent)
-
-
-def _resumed(config: RunConfig, inputs: Inputs, hookpoint: str, sae: TopKAutoencoder, path: Path) -> HookpointRun:
-    """The run as a checkpoint left it.
-
-    Raises:
-        UserError: the checkpoint is damaged, newer than this version, or does not fit the configuration or the data.
-    """
-    saved = load_checkpoint(path)
-    for name, before in saved.record["extent"].items():
-        if inputs.extent.get(name) != before:
-            raise UserError(
-                f"The data of {config.out} are not what they were: {before:,} {name} when {path.name} was written, "
-                f"{inputs.extent.get(name, 0):,} now; restore them to go on, or start a new run."
-            )
-    for name, parameter in sae.named_parameters():
-        if (shape := saved.states["weights"][name].shape) != parameter.shape:
-            raise UserError(
-                f"{path} has {name} of {list(shape)} and config.toml asks for {list(parameter.shape)}; "
-                "undo the change of the configuration to go on, or start a new run."
-            )
-    trainer = Trainer(sae, config.training, saved.record["variance"])
-    trainer.restore(saved)
-    found = checkpoints(path.parent)
-    for newer in found[found.index(path) + 1 :]:  # another hookpoint's run has not got so far
-        shutil.rmtree(newer)
-    return HookpointRun(config, hookpoint, trainer, inputs.extent, saved)
-
-
-def _start(sae: Autoencoder, sample: Float[Tensor, "tokens d_model"], config: RunConfig) -> None:
-    """Initialise the weights, or take over those of a saved autoencoder."""
-    if config.initialise.init_from is None:
-        initialise(sae, sample, config.initialise, derive_generator(config.training.seed, "initialise"))
-        return
-    saved = load_autoencoder(config.initialise.init_from, device=str(sae.W_enc.device))
-    for name, parameter in sae.named_parameters():
-        theirs = getattr(saved, name)
-        if theirs.shape != parameter.shape:
-            raise UserError(
-                f"init_from={config.initialise.init_from} has {name} of {list(theirs.shape)} and this run needs "
-                f"{list(parameter.shape)}; give it the same --n-latents and a hookpoint of the same width."
-            )
-        with torch.no_grad():
-            parameter.copy_(theirs)
 
 
 def _describe(config: RunConfig, inputs: Inputs, runs: Sequence[HookpointRun], console: "Console") -> None:

@@ -29,7 +29,7 @@ def geometric_median(
     Iterates until a step is shorter than ``tolerance`` times the mean distance. An iterate that meets a data point
     follows Vardi and Zhang (2000), so it neither divides by zero nor stays on a point that is not the median.
     """
-    points = points.double()
+    points = points.cpu().double()  # not every device has float64, and a sample is small
     median = points.mean(dim=0)
     for _ in range(max_iterations):
         distances = (points - median).norm(dim=1)

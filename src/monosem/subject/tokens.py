@@ -24,7 +24,8 @@ from torch import Tensor
 
 from monosem import files
 from monosem.errors import UserError
-from monosem.subject.text import Document, TextConfig, documents, fingerprint, is_held_out
+from monosem.subject.documents import Document
+from monosem.subject.text import TextConfig, documents, fingerprint, is_held_out
 
 FORMAT_VERSION = 1  # raised whenever the same text would give other documents or tokens
 
@@ -241,11 +242,12 @@ def _write(folder: Path, encoded: Iterator[_Encoded], dtype: np.dtype[Any], limi
             index = {"format_version": FORMAT_VERSION, "dtype": dtype.str, "splits": splits}
             files.write_atomically(temporary / _INDEX, json.dumps(index, indent=2).encode())
             return limit is None or writers["training"].tokens < limit
-    except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+    except files.NotWrittenError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
             return False  # another process put the same folder there, or moved it, at the same moment
         raise UserError(
-            f"Could not write the token cache {folder}: {error.strerror or error}; "
+            f"Could not write the token cache {folder}: {cause}; "
             "free some space, or choose another place with the environment variable MONOSEM_CACHE."
         ) from error
 

@@ -49,7 +49,7 @@ def train_step(
 ) -> StepReport:
     """Losses, gradients, constraint, Adam, constraint, average, counters.
 
-    A batch whose loss is not finite changes nothing: the report says so.
+    A batch whose loss or gradient is not finite changes nothing: the report says so.
     """
     is_dead = dead_mask(tokens_since_active, settings.dead_tokens)
     losses = compute_losses(sae, x, is_dead, settings.losses)
@@ -58,8 +58,13 @@ def train_step(
     losses.total.backward()
     assert sae.W_dec.grad is not None
     project_out_parallel_gradient(sae.W_dec.grad, sae.W_dec)
+    gradients = [parameter.grad for parameter in sae.parameters() if parameter.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    if not bool(norm.isfinite()):
+        optimizer.zero_grad()
+        return _report(losses, x, is_dead, is_finite=False)
     if settings.clip_norm is not None:
-        nn.utils.clip_grad_norm_(sae.parameters(), settings.clip_norm)
+        nn.utils.clip_grads_with_norm_(sae.parameters(), settings.clip_norm, norm)
     optimizer.step()
     optimizer.zero_grad()
     normalize_rows(sae.W_dec)

@@ -190,4 +190,5 @@ class Trainer:
 
 def sample_variance(x: Float[Tensor, "tokens d_model"]) -> float:
     """Mean ‖x − x̄‖² of preprocessed activations."""
-    return float(squared_error((x - x.mean(dim=0)).double()))
+    x = x.cpu().double()
+    return float(squared_error(x - x.mean(dim=0)))

@@ -1,0 +1,124 @@
+"""The trainers of a job's hookpoints: new ones that start from a sample, or as a checkpoint left them."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from monosem.errors import UserError
+from monosem.randomness import derive_generator
+from monosem.runs.config import RunConfig
+from monosem.runs.directory import CHECKPOINTS
+from monosem.runs.hookpoint_run import HookpointRun
+from monosem.runs.inputs import Inputs
+from monosem.sae.architectures import new_autoencoder
+from monosem.sae.autoencoder import Autoencoder, Provenance, TopKAutoencoder
+from monosem.sae.initialise import initialise
+from monosem.sae.preprocess import preprocess
+from monosem.sae.storage import load_autoencoder
+from monosem.training.checkpoint import checkpoints, load_checkpoint
+from monosem.training.trainer import Trainer, sample_variance
+
+# Tokens that the starting point is estimated from: the geometric median, the variance, the encoder's magnitude.
+SAMPLE_TOKENS = 32_768
+
+
+def new_trainers(configs: Mapping[str, RunConfig], inputs: Inputs) -> dict[str, Trainer]:
+    """A trainer at its start for each hookpoint, all from one sample of the activations.
+
+    Raises:
+        UserError: no activation is finite, or the saved autoencoder to start from is missing or of another shape.
+    """
+    samples = _initial_samples(next(iter(configs.values())), inputs)
+    trainers: dict[str, Trainer] = {}
+    for hookpoint, config in configs.items():
+        sae, sample = _empty_autoencoder(config, inputs, hookpoint), samples.pop(hookpoint)
+        _start(sae, sample, config)
+        trainers[hookpoint] = Trainer(sae, config.training, sample_variance(sample))
+    return trainers
+
+
+def _empty_autoencoder(config: RunConfig, inputs: Inputs, hookpoint: str) -> TopKAutoencoder:
+    sae = new_autoencoder(config.autoencoder, inputs.source.widths[hookpoint])
+    assert isinstance(sae, TopKAutoencoder)
+    sae.provenance = Provenance(
+        model=inputs.subject.name,
+        revision=inputs.subject.revision,
+        hookpoint=hookpoint,
+        context_length=config.subject.context_length,
+    )
+    return sae.to(inputs.subject.device)
+
+
+def _initial_samples(config: RunConfig, inputs: Inputs) -> dict[str, Float[Tensor, "tokens _"]]:
+    """The first rows of each hookpoint, preprocessed; those that are not finite are left out.
+
+    Raises:
+        UserError: none is finite.
+    """
+    rows = min(SAMPLE_TOKENS, config.training.shuffle_batches * config.training.batch_size)
+    samples: dict[str, Tensor] = {}
+    for hookpoint, raw in inputs.source.rows(0, rows).activations.items():
+        x = preprocess(raw.to(inputs.subject.device), config.autoencoder.preprocess).x
+        samples[hookpoint] = x[x.isfinite().all(dim=1)]
+        if len(samples[hookpoint]) == 0:
+            raise UserError(
+                f"None of the first {rows:,} activations at {hookpoint} is finite; run the subject in float32."
+            )
+    return samples
+
+
+def _start(sae: Autoencoder, sample: Float[Tensor, "tokens d_model"], config: RunConfig) -> None:
+    """Initialise the weights, or take over those of a saved autoencoder."""
+    if config.initialise.init_from is None:
+        initialise(sae, sample, config.initialise, derive_generator(config.training.seed, "initialise"))
+        return
+    saved = load_autoencoder(config.initialise.init_from, device=str(sae.W_enc.device))
+    for name, parameter in sae.named_parameters():
+        theirs = getattr(saved, name)
+        if theirs.shape != parameter.shape:
+            raise UserError(
+                f"init_from={config.initialise.init_from} has {name} of {list(theirs.shape)} and this run needs "
+                f"{list(parameter.shape)}; give it the same --n-latents and a hookpoint of the same width."
+            )
+        with torch.no_grad():
+            parameter.copy_(theirs)
+
+
+def newest_common_checkpoint(directories: Sequence[Path]) -> str | None:
+    """The name of the newest checkpoint that every run has; None: start at the beginning."""
+    names = [[path.name for path in checkpoints(directory / CHECKPOINTS)] for directory in directories]
+    common = [name for name in names[0] if all(name in others for others in names)]
+    return common[-1] if common else None
+
+
+def resumed_run(config: RunConfig, inputs: Inputs, hookpoint: str, checkpoint: str) -> HookpointRun:
+    """A hookpoint's run as a checkpoint left it; later ones, which not all runs of the job have, are removed.
+
+    Raises:
+        UserError: the checkpoint is damaged, newer than this version, or does not fit the configuration or the data.
+    """
+    path = config.out / CHECKPOINTS / checkpoint
+    saved = load_checkpoint(path)
+    for name, before in saved.record["extent"].items():
+        if inputs.extent.get(name) != before:
+            raise UserError(
+                f"The data of {config.out} are not what they were: {before:,} {name} when {path.name} was written, "
+                f"{inputs.extent.get(name, 0):,} now; restore them to go on, or start a new run."
+            )
+    sae = _empty_autoencoder(config, inputs, hookpoint)
+    for name, parameter in sae.named_parameters():
+        if (shape := saved.states["weights"][name].shape) != parameter.shape:
+            raise UserError(
+                f"{path} has {name} of {list(shape)} and config.toml asks for {list(parameter.shape)}; "
+                "undo the change of the configuration to go on, or start a new run."
+            )
+    trainer = Trainer(sae, config.training, saved.record["variance"])
+    trainer.restore(saved)
+    found = checkpoints(path.parent)
+    for newer in found[found.index(path) + 1 :]:
+        shutil.rmtree(newer)
+    return HookpointRun(config, hookpoint, trainer, inputs.extent, saved)

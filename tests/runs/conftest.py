@@ -1,0 +1,95 @@
+"""Whole jobs on a tiny subject: their configuration, and what makes two runs the same."""
+
+import dataclasses
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from monosem.evaluation.suite import EvaluationConfig
+from monosem.runlog import LogConfig
+from monosem.runs.config import RunConfig
+from monosem.sae.autoencoder import AutoencoderConfig
+from monosem.subject.model import SubjectConfig
+from monosem.subject.text import TextConfig
+from monosem.training.checkpoint import checkpoints, load_checkpoint
+from monosem.training.trainer import TrainingConfig
+
+
+@pytest.fixture(autouse=True)
+def _in_whole_jobs(whole_jobs: None) -> None: ...
+
+
+@pytest.fixture
+def console() -> Console:
+    """Writes to a string: see ``shown``."""
+    return Console(file=io.StringIO(), width=80)
+
+
+@pytest.fixture
+def shown(console: Console) -> Callable[[], str]:
+    """All that was shown so far."""
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue
+
+
+@pytest.fixture
+def make_config(tiny_subject: Path, tiny_text: Path) -> Callable[..., RunConfig]:
+    """Makes the configuration of a run of 60 steps with AuxK, dead latents and clipping, as changed by keywords."""
+    base = RunConfig(
+        out=Path(),
+        subject=SubjectConfig(subject=str(tiny_subject), device="cpu", context_length=16),
+        text=TextConfig(text=(str(tiny_text),)),
+        autoencoder=AutoencoderConfig(n_latents=64, k=4),
+        training=TrainingConfig(
+            tokens=1930, batch_size=32, checkpoint_every=500, dead_tokens=100, clip_norm=0.5, learning_rate=5e-3
+        ),
+        evaluation=EvaluationConfig(eval_tokens=400, downstream_tokens=100, bootstrap_samples=10),
+        log=LogConfig(log_every=150),
+    )
+
+    def make(out: Path, **changes: Any) -> RunConfig:
+        config = dataclasses.replace(base, out=out)
+        for name, value in changes.items():
+            if hasattr(config, name) and not dataclasses.is_dataclass(getattr(config, name)):
+                config = dataclasses.replace(config, **{name: value})
+                continue
+            part = next(
+                field.name
+                for field in dataclasses.fields(config)
+                if dataclasses.is_dataclass(getattr(config, field.name)) and hasattr(getattr(config, field.name), name)
+            )
+            changed = dataclasses.replace(getattr(config, part), **{name: value})
+            config = dataclasses.replace(config, **{part: changed})
+        return config
+
+    return make
+
+
+def _newest(run: Path) -> Path:
+    return checkpoints(run / "checkpoints")[-1]
+
+
+@pytest.fixture
+def assert_same_training() -> Callable[[Path, Path], None]:
+    """Compares all that training leaves behind, bit for bit: state, record, exported weights and the log."""
+
+    def compare(one: Path, other: Path) -> None:
+        first, second = (load_checkpoint(_newest(run)) for run in (one, other))
+        assert first.record == second.record
+        assert first.states.keys() == second.states.keys()
+        for name, state in first.states.items():
+            assert state.keys() == second.states[name].keys()
+            for key, tensor in state.items():
+                assert torch.equal(tensor, second.states[name][key]), f"{name} {key}"
+        weights = [load_file(run / "sae" / "sae.safetensors") for run in (one, other)]
+        assert all(torch.equal(tensor, weights[1][key]) for key, tensor in weights[0].items())
+        assert (one / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
+        assert (one / "sae" / "sae.json").read_text() == (other / "sae" / "sae.json").read_text()
+
+    return compare
