@@ -66,3 +66,11 @@ def test_a_run_without_examples_says_how_to_make_them(reader: Reader, tmp_path: 
     (tmp_path / "run/examples.safetensors").unlink()
     with pytest.raises(UserError, match=f"has no examples yet; make them with: monosem eval {tmp_path / 'run'}"):
         Reader(tmp_path / "run", console=console)
+
+
+def test_examples_of_a_text_that_has_changed_are_refused(reader: Reader, tmp_path: Path, console: Console) -> None:
+    (source,) = reader.config.text.text
+    file = sorted(Path(source).glob("**/*.txt"))[0] if Path(source).is_dir() else Path(source)
+    file.write_text(file.read_text() + " w1 w2")
+    with pytest.raises(UserError, match=r"not the one that it was evaluated on.*monosem eval"):
+        Reader(tmp_path / "run", console=console)

@@ -221,6 +221,8 @@ def evaluation_table(evaluation: Evaluation) -> "Table":
         title_justify="left",
         caption_justify="left",
     )
+    for is_note in (False, False, True):  # where a line is short of room, only the notes are folded
+        table.add_column(no_wrap=not is_note)
     for heading, rows in _table_sections(evaluation).items():
         table.add_row(*(Text(words, style="bold") for words in heading))
         for label, name, note in rows:

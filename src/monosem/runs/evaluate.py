@@ -20,6 +20,7 @@ from monosem.runs.inputs import open_held_out, open_text
 from monosem.sae.storage import load_autoencoder
 from monosem.subject.loading import load_subject
 from monosem.subject.model import SubjectModel
+from monosem.subject.text import fingerprint
 from monosem.subject.tokens import TokenizedText
 
 if TYPE_CHECKING:
@@ -71,13 +72,14 @@ def evaluate_inputs(config: RunConfig, subject: SubjectModel, text: TokenizedTex
             seed=config.training.seed,
             report=lambda done, total: line.update(done, total=total),
         )
-    write_evaluation(evaluation, directory)
+    write_evaluation(evaluation, fingerprint(config.text), directory)
     return evaluation
 
 
-def write_evaluation(evaluation: Evaluation, directory: Path) -> None:
-    """Write eval.json, the strongest contexts and the figures."""
-    write_atomically(directory / EVALUATION, (json.dumps(evaluation.to_dict(), indent=2) + "\n").encode())
+def write_evaluation(evaluation: Evaluation, text: str, directory: Path) -> None:
+    """Write eval.json, the strongest contexts and the figures. ``text`` is the fingerprint of the text."""
+    record = {**evaluation.to_dict(), "text": text}
+    write_atomically(directory / EVALUATION, (json.dumps(record, indent=2) + "\n").encode())
     save_examples(evaluation.examples, directory / EXAMPLES)
     figures = directory / FIGURES
     figures.mkdir(exist_ok=True)

@@ -1,5 +1,6 @@
 """What an autoencoder sees in a text: each token's strongest latents, and where each of those fires most."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,12 +13,13 @@ from monosem.errors import UserError
 from monosem.evaluation.examples import Examples, load_examples, telling_latents
 from monosem.runs.config import RunConfig
 from monosem.runs.console import default_console
-from monosem.runs.directory import EXAMPLES, read_run
+from monosem.runs.directory import EVALUATION, EXAMPLES, read_run
 from monosem.runs.inputs import open_text
 from monosem.sae.autoencoder import Autoencoder
 from monosem.sae.storage import load_autoencoder
 from monosem.subject.loading import load_subject
 from monosem.subject.model import SubjectModel
+from monosem.subject.text import fingerprint
 from monosem.subject.tokens import TokenSplit
 
 if TYPE_CHECKING:
@@ -73,6 +75,7 @@ class Reader:
         self.sae: Autoencoder = load_autoencoder(directory)
         if not (directory / EXAMPLES).exists():
             raise UserError(f"{directory} has no examples yet; make them with: monosem eval {directory}")
+        require_same_text(directory, self.config)
         self.subject: SubjectModel = load_subject(self.config.subject)
         self.sae.to(self.subject.device)
         text = open_text(self.config.text, self.subject, self.config.text_limit, console or default_console())
@@ -140,3 +143,20 @@ class Reader:
         tokens: Int64[Tensor, "1 length"] = torch.tensor([bos + ids])
         hookpoint = self.sae.provenance.hookpoint
         return self.subject.capture(tokens, [hookpoint])[hookpoint][0, len(bos) :]
+
+
+def require_same_text(run: Path, config: RunConfig) -> None:
+    """The examples point into the text that the run was evaluated on.
+
+    Raises:
+        UserError: the text is another one now.
+    """
+    try:
+        evaluated = json.loads((run / EVALUATION).read_bytes())["text"]
+    except (OSError, ValueError, KeyError, TypeError):
+        evaluated = None
+    if evaluated != fingerprint(config.text):
+        raise UserError(
+            f"The text of {run} is not the one that it was evaluated on, and its examples point into that; "
+            f"make them again with: monosem eval {run}"
+        )
