@@ -4,8 +4,8 @@
     python scripts/learning_rate_sweep.py fit    # the rule that fits it best
     python scripts/learning_rate_sweep.py check  # train with the rule in use, and compare with the sweep's best
 
-The best rate of a setting is the vertex of a parabola through log normalised MSE over log rate, about the best row. The
-rule is rate = c · (n / 4096)^a · (B / 2048)^b · (T / 1M)^g, fitted to these by least squares in logarithms.
+The best rate of a setting is that of the least normalised MSE among the rows with at most 1% dead latents, refined by a
+parabola over log rate where both neighbours are such rows too. The rule is rate = c · (n / 4096)^a · (B / 2048)^b · (T / 1M)^g, fitted to these by least squares in logarithms.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from monosem.training.trainer import TrainingConfig
 
 RESULTS = Path("docs/results/learning_rate.jsonl")
 K = 32
+MOST_DEAD = 0.01
 
 # (n_latents, batch_size, tokens): learning rates
 GRID: dict[tuple[int, int, int], tuple[float, ...]] = {
@@ -72,13 +73,15 @@ def by_setting(rows: list[dict[str, Any]]) -> dict[tuple[int, int, int], list[tu
 
 
 def best_rate(found: list[tuple[float, dict[str, Any]]]) -> float:
-    """The parabola's vertex about the best row, or the best row's rate where it stands at an end of the grid."""
+    """The rate of the least normalised MSE that few dead latents allow, between the grid's rates where it can be told."""
+    alive = [row["dead_share"] <= MOST_DEAD for _, row in found]
     errors = [row["normalized_mse"] for _, row in found]
-    best = int(np.argmin(errors))
-    if not 0 < best < len(found) - 1:
+    best = min((index for index, is_alive in enumerate(alive) if is_alive), key=errors.__getitem__)
+    around = slice(best - 1, best + 2)
+    if not (0 < best < len(found) - 1 and all(alive[around])):
         return found[best][0]
-    x = np.log([rate for rate, _ in found[best - 1 : best + 2]])
-    second, first, _ = np.polyfit(x, np.log(errors[best - 1 : best + 2]), 2)
+    x = np.log([rate for rate, _ in found[around]])
+    second, first, _ = np.polyfit(x, np.log(errors[around]), 2)
     return math.exp(-first / (2 * second))
 
 
