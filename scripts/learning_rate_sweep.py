@@ -5,7 +5,8 @@
     python scripts/learning_rate_sweep.py check  # train with the rule in use, and compare with the sweep's best
 
 The best rate of a setting is that of the least normalised MSE among the rows with at most 1% dead latents, refined by a
-parabola over log rate where both neighbours are such rows too. The rule is rate = c · (n / 4096)^a · (B / 2048)^b · (T / 1M)^g, fitted to these by least squares in logarithms.
+parabola over log rate where both neighbours are such rows too. The rule is
+rate = c · (n / 4096)^a · (B / 2048)^b · (T / 1M)^g, fitted to these by least squares in logarithms.
 """
 
 import argparse
@@ -73,7 +74,7 @@ def by_setting(rows: list[dict[str, Any]]) -> dict[tuple[int, int, int], list[tu
 
 
 def best_rate(found: list[tuple[float, dict[str, Any]]]) -> float:
-    """The rate of the least normalised MSE that few dead latents allow, between the grid's rates where it can be told."""
+    """The rate of the least normalised MSE that few dead latents allow, between the grid's rates if they can tell."""
     alive = [row["dead_share"] <= MOST_DEAD for _, row in found]
     errors = [row["normalized_mse"] for _, row in found]
     best = min((index for index, is_alive in enumerate(alive) if is_alive), key=errors.__getitem__)
