@@ -2,7 +2,11 @@
 
 import json
 import math
+import platform
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +16,7 @@ from monosem.subject import builtin
 from monosem.subject.loading import load_subject
 from monosem.subject.model import SubjectConfig, SubjectModel
 
+ROOT = Path(__file__).parent.parent.parent
 CARD = builtin.MODEL_DIRECTORY / "README.md"
 
 
@@ -63,3 +68,16 @@ def test_its_card_claims_less_than_the_asked_bits_per_byte() -> None:
     assert len(figures) == 5
     assert figures[0] <= 1.20
     assert figures[0] == min(figures)
+
+
+@pytest.mark.slow
+def test_its_card_says_what_is_measured() -> None:
+    """About five minutes on two cores. The figures hang on the library's text, so only on the Python of the card."""
+    said = CARD.read_text(encoding="utf-8")
+    if platform.python_version() not in said:
+        pytest.skip("another Python has another library")
+    try:
+        subprocess.run([sys.executable, "scripts/train_builtin_subject.py", "card"], check=True, cwd=ROOT)
+        assert CARD.read_text(encoding="utf-8") == said
+    finally:
+        CARD.write_text(said, encoding="utf-8")
