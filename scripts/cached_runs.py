@@ -26,14 +26,15 @@ from monosem.subject.model import SubjectConfig
 from monosem.training.trainer import Trainer, TrainingConfig, sample_variance
 
 HELD_OUT_TOKENS = 200_000
+LARGEST_BUFFER = 8 * 8192
 CACHE = Path("build/activations")
 
 
 class InMemory:
-    """A cache's rows, read once: the trainings below read each row many times over."""
+    """The first rows of a cache, read once: the trainings below read each row many times over."""
 
-    def __init__(self, source: CachedActivations, rows: int) -> None:
-        self._all = source.rows(0, rows)
+    def __init__(self, source: CachedActivations, tokens: int) -> None:
+        self._all = source.rows(0, tokens + LARGEST_BUFFER)  # a run's last buffer may reach beyond its last token
         self.widths = source.widths
 
     def rows(self, start: int, stop: int) -> Rows:
