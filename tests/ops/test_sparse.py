@@ -1,6 +1,5 @@
 """The sparse operations against dense autograd, in float64, at prime-numbered shapes."""
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -65,12 +64,34 @@ def test_gradcheck_agrees() -> None:
     assert torch.autograd.gradcheck(selected, (x.requires_grad_(), weight, bias.requires_grad_()))
 
 
-def test_the_chunks_of_the_reference_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reference_operations_are_their_definitions() -> None:
     x, weight, _, indices = random_problem()
-    decoded, products = (
-        reference.sparse_decode(x[:, :K], indices, weight),
-        reference.selected_products(x, indices, weight),
-    )
-    monkeypatch.setattr(reference, "_GATHERED_ELEMENTS", 3 * K * D_MODEL)
-    torch.testing.assert_close(reference.sparse_decode(x[:, :K], indices, weight), decoded)
-    torch.testing.assert_close(reference.selected_products(x, indices, weight), products)
+    values = x[:, :K].contiguous()
+    for token in range(BATCH):
+        rows = weight[indices[token]]
+        decoded = sum(values[token, j] * rows[j] for j in range(K))
+        torch.testing.assert_close(reference.sparse_decode(values, indices, weight)[token], decoded)
+        products = torch.stack([x[token] @ rows[j] for j in range(K)])
+        torch.testing.assert_close(reference.selected_products(x, indices, weight)[token], products)
+    gradient, bias = torch.zeros(N_LATENTS, D_MODEL, dtype=torch.float64), torch.zeros(N_LATENTS, dtype=torch.float64)
+    for token in range(BATCH):
+        for j in range(K):
+            gradient[indices[token, j]] += values[token, j] * x[token]
+            bias[indices[token, j]] += values[token, j]
+    torch.testing.assert_close(reference.weight_gradient(values, indices, x, N_LATENTS), gradient)
+    torch.testing.assert_close(reference.bias_gradient(values, indices, N_LATENTS), bias)
+
+
+def test_latents_that_nobody_chose_have_a_zero_gradient() -> None:
+    x, _, _, _ = random_problem()
+    indices = torch.full((BATCH, 2), N_LATENTS - 1)
+    gradient = reference.weight_gradient(torch.ones(BATCH, 2, dtype=torch.float64), indices, x, N_LATENTS)
+    assert gradient[:-1].abs().max() == 0
+    torch.testing.assert_close(gradient[-1], 2 * x.sum(dim=0))
+
+
+def test_an_empty_batch_gives_empty_or_zero_results() -> None:
+    weight, indices = torch.randn(N_LATENTS, D_MODEL), torch.empty(0, K, dtype=torch.int64)
+    assert reference.sparse_decode(torch.empty(0, K), indices, weight).shape == (0, D_MODEL)
+    assert reference.selected_products(torch.empty(0, D_MODEL), indices, weight).shape == (0, K)
+    assert reference.weight_gradient(torch.empty(0, K), indices, torch.empty(0, D_MODEL), N_LATENTS).abs().max() == 0

@@ -1,19 +1,15 @@
-"""The eager reference of every sparse operation: plain torch, on any device, in any float dtype; it defines correct.
+"""The eager reference of every sparse operation: plain torch, in any float dtype; it defines correct.
 
 A code has ``k`` latents a token: ``latent_values`` and ``latent_indices``, both ``[batch, k]``. Weights are
-``[n_latents, d_model]`` with row i belonging to latent i, so each operation gathers or scatters whole rows.
+``[n_latents, d_model]`` with row i belonging to latent i, so each operation sums or compares whole rows. A weighted sum
+of rows is torch's ``embedding_bag``, which never makes the ``[batch, k, d_model]`` tensor of gathered rows: at 2,048
+tokens, k=32, d_model=256 on two cores it takes 1.0 ms where gathering and multiplying takes 6.8.
 """
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
-
-# Gathered rows are [chunk, k, d_model]: 256 tokens at k=32, d_model=768 are 25 MB, which stays near the cache.
-_GATHERED_ELEMENTS = 1 << 22
-
-
-def _chunk_rows(k: int, d_model: int) -> int:
-    return max(1, _GATHERED_ELEMENTS // (k * d_model))
 
 
 def sparse_decode(
@@ -22,13 +18,7 @@ def sparse_decode(
     weight: Float[Tensor, "n_latents d_model"],
 ) -> Float[Tensor, "batch d_model"]:
     """Sum each token's k rows of ``weight``, weighted by its values."""
-    batch, k = latent_values.shape
-    out = weight.new_empty(batch, weight.shape[1])
-    rows = _chunk_rows(k, weight.shape[1])
-    for start in range(0, batch, rows):
-        part = slice(start, start + rows)
-        out[part] = torch.bmm(latent_values[part, None, :], weight[latent_indices[part]]).squeeze(1)
-    return out
+    return F.embedding_bag(latent_indices, weight, per_sample_weights=latent_values, mode="sum")
 
 
 def selected_products(
@@ -36,14 +26,14 @@ def selected_products(
     latent_indices: Int[Tensor, "batch k"],
     weight: Float[Tensor, "n_latents d_model"],
 ) -> Float[Tensor, "batch k"]:
-    """The k entries of ``x @ weight.T`` that the indices name, without the rest."""
-    batch, k = latent_indices.shape
-    out = x.new_empty(batch, k)
-    rows = _chunk_rows(k, weight.shape[1])
-    for start in range(0, batch, rows):
-        part = slice(start, start + rows)
-        out[part] = torch.bmm(weight[latent_indices[part]], x[part, :, None]).squeeze(2)
-    return out
+    """The k entries of ``x @ weight.T`` that the indices name, without the rest.
+
+    They are the gradient of ``sparse_decode`` in its values, which is how they are computed.
+    """
+    with torch.enable_grad():
+        values = x.new_zeros(latent_indices.shape, requires_grad=True)
+        decoded = sparse_decode(values, latent_indices, weight.detach())
+    return torch.autograd.grad(decoded, values, x)[0]
 
 
 def weight_gradient(
@@ -54,12 +44,14 @@ def weight_gradient(
 ) -> Float[Tensor, "n_latents d_model"]:
     """For each latent, the sum over the tokens that chose it of coefficient × x.
 
-    One pass a column, in order, so that the sum is the same, bit for bit, at every call on the CPU.
+    The indices are sorted by latent first, in the order of tokens, so each row is one sum, in the same order at every
+    call.
     """
-    out = x.new_zeros(n_latents, x.shape[1])
-    for column in range(latent_indices.shape[1]):
-        out.index_add_(0, latent_indices[:, column], coefficients[:, column, None] * x)
-    return out
+    k = latent_indices.shape[1]
+    by_latent, order = latent_indices.flatten().sort(stable=True)
+    starts = torch.searchsorted(by_latent, torch.arange(n_latents, device=x.device))
+    tokens = order.div(k, rounding_mode="floor")
+    return F.embedding_bag(tokens, x, starts, per_sample_weights=coefficients.flatten()[order], mode="sum")
 
 
 def bias_gradient(
