@@ -1,5 +1,6 @@
 """Looking at an evaluated run: a latent's contexts, and a text token by token."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,9 +69,8 @@ def test_a_run_without_examples_says_how_to_make_them(reader: Reader, tmp_path: 
         Reader(tmp_path / "run", console=console)
 
 
-def test_examples_of_a_text_that_has_changed_are_refused(reader: Reader, tmp_path: Path, console: Console) -> None:
-    (source,) = reader.config.text.text
-    file = sorted(Path(source).glob("**/*.txt"))[0] if Path(source).is_dir() else Path(source)
-    file.write_text(file.read_text() + " w1 w2")
+def test_examples_of_another_text_are_refused(reader: Reader, tmp_path: Path, console: Console) -> None:
+    file = tmp_path / "run/eval.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "text": "0" * 32}))
     with pytest.raises(UserError, match=r"not the one that it was evaluated on.*monosem eval"):
         Reader(tmp_path / "run", console=console)
