@@ -19,7 +19,7 @@ slow: .venv/tests-installed
 check: .venv/dev-installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest -q tests/test_floors.py
 
 .venv/bin/python:
