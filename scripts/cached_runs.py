@@ -80,9 +80,7 @@ def train_once(
     batches = shuffled_batches(activations.training, batch_size=training.batch_size, seed=training.seed)
     for _ in range(training.steps):
         trainer.step(next(batches).activations[activations.hookpoint])
-    with torch.no_grad():
-        for name, value in trainer.averaged_weights().items():
-            trainer.parameters[name].copy_(value)
+    trainer.take_averaged_weights()
     return {**held_out_figures(sae, activations.held_out), "seconds": round(time.monotonic() - began, 1)}
 
 

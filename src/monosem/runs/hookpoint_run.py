@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -111,9 +110,7 @@ class HookpointRun(AbstractContextManager["HookpointRun"]):
     def save_autoencoder(self) -> None:
         """Write the averaged weights as the run's autoencoder. The trainer's own weights are replaced by them."""
         trainer, sae = self.trainer, self.trainer.sae
-        with torch.no_grad():
-            for name, value in trainer.averaged_weights().items():
-                trainer.parameters[name].copy_(value)
+        trainer.take_averaged_weights()
         sae.training_summary = {"tokens": trainer.tokens, "seed": trainer.config.seed}
         if self._last_record:
             sae.training_summary |= {

@@ -162,6 +162,12 @@ class Trainer:
             return {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
         return corrected_ema(self.ema, self.settings.ema_decay, self.progress.steps)
 
+    @torch.no_grad()
+    def take_averaged_weights(self) -> None:
+        """End training: put the averaged weights in the place of the autoencoder's own."""
+        for name, value in self.averaged_weights().items():
+            self.parameters[name].copy_(value)
+
     def states(self) -> dict[str, Mapping[str, Tensor]]:
         """All tensors of the run, by name, for a checkpoint."""
         return {
