@@ -3,7 +3,7 @@
     python scripts/dead_latent_arms.py    # rows go to docs/results/dead_latents.jsonl; prints the table
 
 n = 8,192, k = 32, two million tokens of the bundled subject's activations. A latent counts as dead for AuxK after
-200,000 silent tokens (a tenth of the run); the dead share is that of latents silent on 200,000 held-out tokens. An
+40,000 silent tokens (a fiftieth of the run); the dead share is that of latents silent on 200,000 held-out tokens. An
 untied encoder starts as torch's default linear layer. Two more arms show what matching the tied encoder's magnitude
 does.
 """
@@ -19,7 +19,7 @@ from monosem.sae.initialise import InitialiseConfig
 from monosem.training.trainer import TrainingConfig
 
 RESULTS = Path("docs/results/dead_latents.jsonl")
-N_LATENTS, K, TOKENS, DEAD_TOKENS = 8192, 32, 2_000_000, 200_000
+N_LATENTS, K, TOKENS, DEAD_TOKENS = 8192, 32, 2_000_000, 40_000
 SEEDS = (0, 1)
 
 # tied_init, match_magnitude, AuxK's coefficient

@@ -32,13 +32,13 @@ MOST_DEAD = 0.01
 
 # (n_latents, batch_size, tokens): learning rates
 GRID: dict[tuple[int, int, int], tuple[float, ...]] = {
-    (2048, 2048, 1_000_000): (1e-3, 2e-3, 4e-3, 8e-3),
-    (8192, 2048, 1_000_000): (5e-4, 1e-3, 2e-3, 4e-3),
-    (2048, 2048, 5_000_000): (5e-4, 1e-3, 2e-3, 4e-3),
-    (8192, 2048, 5_000_000): (2.5e-4, 5e-4, 1e-3, 2e-3),
-    (2048, 512, 1_000_000): (5e-4, 1e-3, 2e-3, 4e-3),
-    (2048, 8192, 1_000_000): (2e-3, 4e-3, 8e-3, 1.6e-2),
-    (8192, 8192, 1_000_000): (1e-3, 2e-3, 4e-3, 8e-3),
+    (2048, 2048, 1_000_000): (2e-3, 4e-3, 8e-3, 1.6e-2),
+    (8192, 2048, 1_000_000): (1e-3, 2e-3, 2.8e-3, 4e-3, 8e-3),
+    (2048, 512, 1_000_000): (1e-3, 2e-3, 4e-3, 8e-3),
+    (2048, 8192, 1_000_000): (4e-3, 8e-3, 1.6e-2, 3.2e-2),
+    (8192, 8192, 1_000_000): (2e-3, 4e-3, 8e-3, 1.6e-2),
+    (8192, 2048, 5_000_000): (1e-3, 1.4e-3, 2e-3, 4e-3),
+    (2048, 2048, 5_000_000): (1e-3, 2e-3, 4e-3, 8e-3),
 }
 
 
@@ -106,14 +106,16 @@ def fit() -> None:
     console.print(table)
 
 
-def check() -> None:
+def check(share: str) -> None:
     """Train with ``--learning-rate auto`` at every setting of the sweep's grid and compare."""
     wanted = [experiment(*setting, float(f"{auto_learning_rate(*setting):.4g}")) for setting in GRID]
-    rows = run_missing(wanted, RESULTS, Console(stderr=True))
+    rows = run_missing(wanted, RESULTS, Console(stderr=True), share)
     grouped = by_setting(rows)
     table = Table("n_latents", "batch_size", "tokens", "auto rate", "nmse", "sweep's best", "excess", "dead share")
     for (columns, *_), setting in zip(wanted, GRID, strict=True):
-        (auto,) = (row for rate, row in grouped[setting] if rate == columns["learning_rate"])
+        auto = next((row for rate, row in grouped[setting] if rate == columns["learning_rate"]), None)
+        if auto is None:  # another share's
+            continue
         least = min(row["normalized_mse"] for _, row in grouped[setting])
         cells = (f"{auto['learning_rate']:.2e}", f"{auto['normalized_mse']:.4f}", f"{least:.4f}")
         excess = auto["normalized_mse"] / least - 1
@@ -132,7 +134,7 @@ def main() -> None:
     elif options.job == "fit":
         fit()
     else:
-        check()
+        check(options.share)
 
 
 if __name__ == "__main__":

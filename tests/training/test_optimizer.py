@@ -88,4 +88,4 @@ def test_a_kept_value_that_the_relu_zeroed_does_not_count_as_fired() -> None:
 def test_dead_is_counted_in_tokens_and_includes_the_threshold() -> None:
     assert dead_mask(torch.tensor([0, 99, 100, 101]), 100).tolist() == [False, False, True, True]
     assert default_dead_tokens(1_000_000_000) == 10_000_000
-    assert default_dead_tokens(2_000_000) == 200_000
+    assert default_dead_tokens(2_000_000) == 40_000

@@ -62,6 +62,21 @@ def test_decoder_rows_are_unit_after_every_step(architecture: str) -> None:
         torch.testing.assert_close(trainer.sae.W_dec.norm(dim=1), torch.ones(N_LATENTS))
 
 
+def test_the_warm_up_scales_each_step_and_a_skipped_batch_does_not_count() -> None:
+    trainer = new_trainer("topk", learning_rate=1e-2, warmup_tokens=4 * BATCH)
+    batches = [raw_batch(0), raw_batch(1) * torch.nan, *(raw_batch(seed) for seed in range(1, 5))]
+    rates = [trainer.optimizer.param_groups[0]["lr"] for batch in batches if trainer.step(batch)]
+    assert rates == [0.25e-2, 0.5e-2, 0.75e-2, 1e-2, 1e-2]
+
+
+def test_the_first_step_moves_weights_by_the_warmed_up_rate() -> None:
+    trainer = new_trainer("topk", learning_rate=1e-2, warmup_tokens=4 * BATCH)
+    before = trainer.sae.b_pre.detach().clone()
+    trainer.step(raw_batch(0))
+    # Adam's first step moves every coordinate by the rate, whatever its gradient.
+    torch.testing.assert_close((trainer.sae.b_pre - before).abs(), torch.full_like(before, 0.25e-2), rtol=1e-3, atol=0)
+
+
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
 def test_a_restored_trainer_goes_on_bit_for_bit(architecture: str, tmp_path: object) -> None:
     uninterrupted = new_trainer(architecture, **ALL_ON)
@@ -153,6 +168,8 @@ def test_clipping_bounds_the_first_moment() -> None:
         ({"clip_norm": 0.0}, "clip_norm=0.0 is not positive"),
         ({"ema_tokens": 10}, "ema_tokens=10 is less than one batch"),
         ({"dead_tokens": 0}, "dead_tokens=0 is below 1"),
+        ({"warmup_tokens": -1}, "warmup_tokens=-1 is not between 0"),
+        ({"tokens": 4096, "warmup_tokens": 5000}, "warmup_tokens=5000 is not between 0 \\(none\\) and tokens=4096"),
         ({"checkpoint_every": 0}, "checkpoint_every=0 is below 1"),
     ],
 )

@@ -116,8 +116,8 @@ def _describe(config: RunConfig, inputs: Inputs, runs: Sequence[HookpointRun], c
     console.print(
         f"Subject: {inputs.subject.name} on {inputs.subject.device}, reading {', '.join(inputs.hookpoints)}\n"
         f"Autoencoder: {config.autoencoder.architecture}, n_latents {sae.n_latents:,}, k {sae.config.k}, "
-        f"d_model {sae.d_model}; learning rate {trainer.learning_rate:.2e}, "
-        f"dead after {trainer.settings.dead_tokens:,} tokens",
+        f"d_model {sae.d_model}; learning rate {trainer.learning_rate:.2e} "
+        f"after {trainer.warmup_tokens:,} tokens of warm-up, dead after {trainer.settings.dead_tokens:,} tokens",
         markup=False,
         highlight=False,
         soft_wrap=True,

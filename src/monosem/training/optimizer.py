@@ -22,6 +22,12 @@ def new_adam(parameters: Mapping[str, nn.Parameter], learning_rate: float) -> to
     return torch.optim.Adam(trainable, lr=learning_rate, betas=BETAS, eps=EPSILON, fused=fused)
 
 
+def set_learning_rate(optimizer: torch.optim.Adam, learning_rate: float) -> None:
+    """The rate of the next step, for all parameters."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
 @torch.no_grad()
 def project_out_parallel_gradient(
     gradient: Float[Tensor, "n_latents d_model"], rows: Float[Tensor, "n_latents d_model"]

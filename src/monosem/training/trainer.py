@@ -13,8 +13,14 @@ from monosem.sae.autoencoder import TopKAutoencoder
 from monosem.training.checkpoint import Checkpoint
 from monosem.training.ema import corrected_ema, ema_decay
 from monosem.training.losses import LossSettings, default_k_aux, squared_error
-from monosem.training.optimizer import moments, new_adam, normalize_rows, restore_moments
-from monosem.training.schedules import auto_learning_rate, default_dead_tokens, default_ema_tokens
+from monosem.training.optimizer import moments, new_adam, normalize_rows, restore_moments, set_learning_rate
+from monosem.training.schedules import (
+    auto_learning_rate,
+    default_dead_tokens,
+    default_ema_tokens,
+    default_warmup_tokens,
+    warmup_factor,
+)
 from monosem.training.step import StepReport, StepSettings, train_step
 
 
@@ -27,7 +33,9 @@ class TrainingConfig:
     batch_size: int = 2048
     """Tokens a step."""
     learning_rate: float | Literal["auto"] = "auto"
-    """Adam's learning rate, constant; 'auto' follows the fitted rule."""
+    """Adam's learning rate, constant after the warm-up; 'auto' follows the fitted rule."""
+    warmup_tokens: int | None = None
+    """The rate rises in a straight line over these tokens; by default min(1000 steps, a tenth of the run)."""
     clip_norm: float | None = None
     """Clip the gradient to this global norm."""
     ema_tokens: int | None = None
@@ -37,7 +45,7 @@ class TrainingConfig:
     k_aux: int | None = None
     """Dead latents AuxK keeps; by default the largest power of two up to d_model / 2."""
     dead_tokens: int | None = None
-    """A latent is dead after this many tokens without being active; by default min(10 M, a tenth of the run)."""
+    """A latent is dead after this many tokens without being active; by default min(10 M, a fiftieth of the run)."""
     multi_topk: bool = False
     """Add L(4k)/8, so that the code works at every sparsity."""
     shuffle_batches: int = 8
@@ -75,6 +83,8 @@ class TrainingConfig:
             raise UserError(f"aux_coefficient={self.aux_coefficient} is negative; give 0 (off) or a positive number.")
         if self.aux_coefficient == 0 and self.k_aux is not None:
             raise UserError(f"k_aux={self.k_aux} would not be used, for aux_coefficient is 0; leave one of them out.")
+        if self.warmup_tokens is not None and not 0 <= self.warmup_tokens <= self.tokens:
+            raise UserError(f"warmup_tokens={self.warmup_tokens} is not between 0 (none) and tokens={self.tokens}.")
         if self.clip_norm is not None and not 0 < self.clip_norm < float("inf"):
             raise UserError(f"clip_norm={self.clip_norm} is not positive; give a positive number or leave it out.")
         if self.ema_tokens is not None and self.ema_tokens < self.batch_size:
@@ -118,6 +128,9 @@ class Trainer:
         self.sae = sae
         self.config = config
         self.learning_rate = config.resolved_learning_rate(sae.n_latents)
+        self.warmup_tokens = config.warmup_tokens
+        if self.warmup_tokens is None:
+            self.warmup_tokens = default_warmup_tokens(config.tokens, config.batch_size)
         self.settings = StepSettings(
             losses=LossSettings(
                 variance=variance,
@@ -149,6 +162,9 @@ class Trainer:
         report = None
         if bool(activations.isfinite().all()):
             x = self.sae.preprocess(activations).x.to(self.sae.W_enc.dtype)
+            tokens_trained = (steps + 1) * self.config.batch_size
+            rate = self.learning_rate * warmup_factor(tokens_trained, self.warmup_tokens)
+            set_learning_rate(self.optimizer, rate)
             report = train_step(self.sae, self.optimizer, self.ema, self.tokens_since_active, x, self.settings)
         if report is None or not report.is_finite:
             self.progress = Progress(batches + 1, steps, skipped + 1, bad + 1)
