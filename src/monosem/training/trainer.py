@@ -128,9 +128,8 @@ class Trainer:
         self.sae = sae
         self.config = config
         self.learning_rate = config.resolved_learning_rate(sae.n_latents)
-        self.warmup_tokens = config.warmup_tokens
-        if self.warmup_tokens is None:
-            self.warmup_tokens = default_warmup_tokens(config.tokens, config.batch_size)
+        default_warmup = default_warmup_tokens(config.tokens, config.batch_size)
+        self.warmup_tokens = default_warmup if config.warmup_tokens is None else config.warmup_tokens
         self.settings = StepSettings(
             losses=LossSettings(
                 variance=variance,
