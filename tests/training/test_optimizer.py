@@ -4,10 +4,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from monosem.ops.reference import (
+    BETAS,
+    EPSILON,
+    AdamStep,
+    Optimized,
+    adam_step,
+    normalize_rows,
+    project_out_parallel_gradient,
+    update_copies,
+)
 from monosem.training.dead_latents import count_activity, dead_mask
-from monosem.training.ema import corrected_ema, ema_decay, update_ema
-from monosem.training.optimizer import BETAS, EPSILON, new_adam, normalize_rows, project_out_parallel_gradient
 from monosem.training.schedules import default_dead_tokens, default_ema_tokens
+from monosem.training.state import corrected_average, ema_decay, new_state
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -32,41 +41,58 @@ def test_normalized_rows_have_unit_length_and_zero_rows_stay_zero() -> None:
     torch.testing.assert_close(rows.norm(dim=1), torch.tensor([1.0, 1.0, 1.0, 0.0, 1.0]))
 
 
-def test_adam_is_the_textbooks_with_the_papers_epsilon() -> None:
-    parameter = nn.Parameter(torch.randn(5, 3, generator=seeded(), dtype=torch.float64))
-    by_hand = parameter.detach().clone()
-    optimizer = new_adam({"weight": parameter}, 0.01)
-    first, second = torch.zeros_like(by_hand), torch.zeros_like(by_hand)
+def test_adam_is_torchs_with_the_papers_settings() -> None:
+    start = torch.randn(5, 3, generator=seeded(), dtype=torch.float64)
+    ours = Optimized(start.clone(), torch.zeros_like(start), torch.zeros_like(start))
+    theirs = nn.Parameter(start.clone())
+    optimizer = torch.optim.Adam([theirs], lr=0.01, betas=(0.9, 0.999), eps=6.25e-10)
     for step in range(1, 6):
         gradient = torch.randn(5, 3, generator=seeded(step), dtype=torch.float64) * 1e-6
-        parameter.grad = gradient.clone()
+        adam_step(ours, gradient, AdamStep(0.01, step, 0.9))
+        theirs.grad = gradient
         optimizer.step()
-        first = BETAS[0] * first + (1 - BETAS[0]) * gradient
-        second = BETAS[1] * second + (1 - BETAS[1]) * gradient**2
-        corrected = (second / (1 - BETAS[1] ** step)).sqrt() + EPSILON
-        by_hand = by_hand - 0.01 * first / (1 - BETAS[0] ** step) / corrected
-    torch.testing.assert_close(parameter.detach(), by_hand)
+    torch.testing.assert_close(ours.weight, theirs.detach(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(ours.second_moment, optimizer.state[theirs]["exp_avg_sq"], rtol=1e-12, atol=0)
     assert (BETAS, EPSILON) == ((0.9, 0.999), 6.25e-10)
 
 
-def test_parameters_without_gradient_are_left_alone() -> None:
-    frozen = nn.Parameter(torch.ones(2), requires_grad=False)
-    optimizer = new_adam({"weight": nn.Parameter(torch.ones(2)), "bias": frozen}, 0.1)
-    assert [parameter is frozen for parameter in optimizer.param_groups[0]["params"]] == [False]
+def test_clipping_scales_the_gradient_that_adam_sees() -> None:
+    gradient = torch.randn(5, generator=seeded(), dtype=torch.float64)
+    scaled, by_hand = (Optimized(*torch.zeros(3, 5, dtype=torch.float64)) for _ in range(2))
+    adam_step(scaled, gradient, AdamStep(0.1, 1, 0.9, gradient_scale=0.25))
+    adam_step(by_hand, gradient * 0.25, AdamStep(0.1, 1, 0.9))
+    assert all(torch.equal(a, b) for a, b in zip(scaled[:3], by_hand[:3], strict=True))
+
+
+def test_only_what_is_trained_has_moments_and_only_what_is_asked_for_is_kept() -> None:
+    model = nn.Linear(2, 3)
+    model.bias.requires_grad_(False)
+    state = new_state(model, 4, with_average=False, rounded=("weight",))
+    assert list(state.parameters) == ["weight"]
+    assert state.parameters["weight"].average is None
+    assert state.states().keys() == {"first_moment", "second_moment", "counters"}
+    rounded = state.parameters["weight"].rounded
+    assert rounded is not None
+    assert torch.equal(rounded, model.weight.bfloat16())
 
 
 def test_the_corrected_average_is_the_weighted_mean_of_all_weights_so_far() -> None:
     history = [torch.randn(3, generator=seeded(step), dtype=torch.float64) for step in range(7)]
-    decay, average = 0.8, {"weight": torch.zeros(3, dtype=torch.float64)}
+    decay = 0.8
+    parameter = Optimized(*torch.zeros(4, 3, dtype=torch.float64))
     for steps, weights in enumerate(history, start=1):
-        update_ema(average, {"weight": weights}, decay)
+        parameter.weight.copy_(weights)
+        update_copies(parameter, decay)
         shares = [decay ** (steps - 1 - age) for age in range(steps)]
         expected: Tensor = sum(s * w for s, w in zip(shares, history, strict=False)) / sum(shares)  # type: ignore[assignment]
-        torch.testing.assert_close(corrected_ema(average, decay, steps)["weight"], expected)
-    # One step in, the average is that step's weights: neither a step late nor pulled to zero.
-    first = {"weight": torch.zeros(3, dtype=torch.float64)}
-    update_ema(first, {"weight": history[0]}, 0.999)
-    torch.testing.assert_close(corrected_ema(first, 0.999, 1)["weight"], history[0])
+        torch.testing.assert_close(corrected_average(parameter, decay, steps), expected)
+
+
+def test_after_one_step_the_average_is_that_steps_weights() -> None:
+    parameter = Optimized(*torch.zeros(4, 3, dtype=torch.float64))
+    parameter.weight.copy_(torch.randn(3, generator=seeded()))
+    update_copies(parameter, 0.999)
+    torch.testing.assert_close(corrected_average(parameter, 0.999, 1), parameter.weight)
 
 
 def test_the_averages_horizon_is_in_tokens() -> None:

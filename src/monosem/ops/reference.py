@@ -4,12 +4,68 @@ A code has ``k`` latents a token: ``latent_values`` and ``latent_indices``, both
 ``[n_latents, d_model]`` with row i belonging to latent i, so each operation sums or compares whole rows. A weighted sum
 of rows is torch's ``embedding_bag``, which never makes the ``[batch, k, d_model]`` tensor of gathered rows: at 2,048
 tokens, k=32, d_model=256 on two cores it takes 1.0 ms where gathering and multiplying takes 6.8.
+
+The fused training step rests on five operations of this file, which every kernel module offers under the same names:
+``encode_topk``, ``subtract_decoded``, ``pull_on_b_pre``, ``gradient_square_sums`` and ``update_latents``.
 """
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+
+BETAS, EPSILON = (0.9, 0.999), 6.25e-10
+
+
+class Chosen(NamedTuple):
+    """The latents chosen for each token, strongest first, and the strongest dead ones, in any order."""
+
+    values: Float[Tensor, "batch k"]
+    """Pre-activations."""
+    indices: Int[Tensor, "batch k"]
+    dead_values: Float[Tensor, "batch k_aux"]
+    dead_indices: Int[Tensor, "batch k_aux"]
+
+
+class ErrorTerm(NamedTuple):
+    """One term of the loss, weight · Σ‖residual‖² with residual = target − Σ value · W_dec row, and what it gives.
+
+    The gradient of a W_dec row is −2 · weight · Σ value · residual, that of a kept pre-activation
+    −2 · weight · product, where products are residual · W_dec row, and zero where the nonlinearity stops the gradient.
+    """
+
+    weight: float
+    values: Float[Tensor, "batch k"]
+    indices: Int[Tensor, "batch k"]
+    residual: Float[Tensor, "batch d_model"]
+    products: Float[Tensor, "batch k"]
+
+
+class Optimized(NamedTuple):
+    """A parameter and what is kept beside it."""
+
+    weight: Tensor
+    first_moment: Tensor
+    second_moment: Tensor
+    average: Tensor | None = None
+    """The running average, if there is one."""
+    rounded: Tensor | None = None
+    """A bfloat16 copy, if there is one, for products; it follows the weight."""
+
+
+class AdamStep(NamedTuple):
+    """The numbers of one of Adam's steps."""
+
+    learning_rate: float
+    step: int
+    """From 1."""
+    ema_decay: float
+    gradient_scale: float = 1.0
+    """What clipping multiplies the gradient by."""
 
 
 def sparse_decode(
@@ -59,3 +115,121 @@ def bias_gradient(
 ) -> Float[Tensor, " n_latents"]:
     """For each latent, the sum of its coefficients."""
     return coefficients.new_zeros(n_latents).index_add_(0, latent_indices.flatten(), coefficients.flatten())
+
+
+def rounds_products() -> bool:
+    """Whether ``encode_topk`` wants a bfloat16 copy of W_enc to multiply with; here it does not."""
+    return False
+
+
+def encode_topk(
+    x_centered: Float[Tensor, "batch d_model"],
+    W_enc: Optimized,
+    b_enc: Float[Tensor, " n_latents"],
+    k: int,
+    dead: Int[Tensor, " dead"],
+    k_aux: int,
+) -> Chosen:
+    """The k largest pre-activations of all latents, and the k_aux largest (or all) of the dead ones."""
+    pre_activations = torch.addmm(b_enc, x_centered, W_enc.weight.T)
+    values, indices = pre_activations.topk(k, dim=1)
+    dead_values, among_dead = pre_activations[:, dead].topk(min(k_aux, len(dead)), dim=1)
+    return Chosen(values, indices, dead_values, dead[among_dead])
+
+
+def subtract_decoded(
+    target: Float[Tensor, "batch d_model"],
+    latent_values: Float[Tensor, "batch k"],
+    latent_indices: Int[Tensor, "batch k"],
+    W_dec: Float[Tensor, "n_latents d_model"],
+) -> tuple[Float[Tensor, "batch d_model"], Float[Tensor, "batch k"]]:
+    """What the selected decoder rows leave of the target, and that residual's product with each of them."""
+    residual = target - sparse_decode(latent_values, latent_indices, W_dec)
+    return residual, selected_products(residual, latent_indices, W_dec)
+
+
+def latent_gradients(
+    terms: Sequence[ErrorTerm], x_centered: Float[Tensor, "batch d_model"], W_dec: Float[Tensor, "n_latents d_model"]
+) -> tuple[Float[Tensor, "n_latents d_model"], Float[Tensor, " n_latents"], Float[Tensor, "n_latents d_model"]]:
+    """The gradients of W_enc, b_enc and W_dec; the last without its component along each (unit) row of W_dec."""
+    n_latents = len(W_dec)
+    of_W_enc, of_b_enc, of_W_dec = torch.zeros_like(W_dec), W_dec.new_zeros(n_latents), torch.zeros_like(W_dec)
+    for term in terms:
+        coefficients, values = -2 * term.weight * term.products, -2 * term.weight * term.values
+        of_W_enc += weight_gradient(coefficients, term.indices, x_centered, n_latents)
+        of_b_enc += bias_gradient(coefficients, term.indices, n_latents)
+        of_W_dec += weight_gradient(values, term.indices, term.residual, n_latents)
+    project_out_parallel_gradient(of_W_dec, W_dec)
+    return of_W_enc, of_b_enc, of_W_dec
+
+
+def gradient_square_sums(
+    terms: Sequence[ErrorTerm], x_centered: Float[Tensor, "batch d_model"], W_dec: Float[Tensor, "n_latents d_model"]
+) -> tuple[float, float, float]:
+    """Σ of the squares of each of ``latent_gradients``, for clipping."""
+    sums = [float(gradient.double().square().sum()) for gradient in latent_gradients(terms, x_centered, W_dec)]
+    return sums[0], sums[1], sums[2]
+
+
+def update_latents(
+    W_enc: Optimized,
+    b_enc: Optimized | None,
+    W_dec: Optimized,
+    terms: Sequence[ErrorTerm],
+    x_centered: Float[Tensor, "batch d_model"],
+    adam: AdamStep,
+) -> None:
+    """Everything that happens to a latent in a step, in place: gradients, Adam, unit decoder rows, averages.
+
+    Without ``b_enc`` that bias is not trained.
+    """
+    of_W_enc, of_b_enc, of_W_dec = latent_gradients(terms, x_centered, W_dec.weight)
+    adam_step(W_enc, of_W_enc, adam)
+    adam_step(W_dec, of_W_dec, adam)
+    normalize_rows(W_dec.weight)
+    if b_enc is not None:
+        adam_step(b_enc, of_b_enc, adam)
+    for parameter in (W_enc, W_dec) if b_enc is None else (W_enc, b_enc, W_dec):
+        update_copies(parameter, adam.ema_decay)
+
+
+def pull_on_b_pre(terms: Sequence[ErrorTerm], W_enc: Float[Tensor, "n_latents d_model"]) -> Float[Tensor, " d_model"]:
+    """The gradient of b_pre, which every target minus its reconstruction and every pre-activation contains once."""
+    pull = W_enc.new_zeros(W_enc.shape[1])
+    for term in terms:
+        coefficients = bias_gradient(term.products, term.indices, len(W_enc))
+        pull += 2 * term.weight * (coefficients @ W_enc - term.residual.sum(dim=0))
+    return pull
+
+
+def adam_step(parameter: Optimized, gradient: Tensor, adam: AdamStep) -> None:
+    """One step of Adam (Kingma and Ba 2015) without weight decay, in place."""
+    weight, first, second = parameter[:3]
+    if adam.gradient_scale != 1:
+        gradient = gradient * adam.gradient_scale
+    first.lerp_(gradient, 1 - BETAS[0])
+    second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+    correction = 1 - BETAS[0] ** adam.step
+    spread = (second.sqrt() / math.sqrt(1 - BETAS[1] ** adam.step)).add_(EPSILON)
+    weight.addcdiv_(first, spread, value=-adam.learning_rate / correction)
+
+
+def update_copies(parameter: Optimized, decay: float) -> None:
+    """Move the running average one step and renew the rounded copy, after the optimiser's step and the constraint."""
+    if parameter.average is not None:
+        parameter.average.lerp_(parameter.weight, 1 - decay)
+    if parameter.rounded is not None:
+        parameter.rounded.copy_(parameter.weight)
+
+
+def project_out_parallel_gradient(
+    gradient: Float[Tensor, "n_latents d_model"], rows: Float[Tensor, "n_latents d_model"]
+) -> None:
+    """Remove, in place, each gradient row's component along its (unit) decoder row."""
+    along = (gradient * rows).sum(dim=1, keepdim=True)
+    gradient.addcmul_(along, rows, value=-1)
+
+
+def normalize_rows(rows: Float[Tensor, "n_latents d_model"]) -> None:
+    """Scale each row to unit length, in place; a row of zeros stays."""
+    rows.div_(rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny))

@@ -3,13 +3,58 @@
 Gradients reach values, weights and biases through the k indices alone; no ``[batch, n_latents]`` gradient is ever made.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from monosem.ops import reference
+from monosem.ops.reference import AdamStep, Chosen, ErrorTerm, Optimized
+
+
+@runtime_checkable
+class Kernels(Protocol):
+    """The fused step's operations for a device, each as ``ops/reference`` defines it."""
+
+    def rounds_products(self) -> bool:
+        """Whether ``encode_topk`` wants a bfloat16 copy of W_enc, to multiply with."""
+        ...
+
+    def encode_topk(
+        self, x_centered: Tensor, W_enc: Optimized, b_enc: Tensor, k: int, dead: Tensor, k_aux: int
+    ) -> Chosen: ...
+
+    def subtract_decoded(
+        self, target: Tensor, latent_values: Tensor, latent_indices: Tensor, W_dec: Tensor
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def gradient_square_sums(
+        self, terms: Sequence[ErrorTerm], x_centered: Tensor, W_dec: Tensor
+    ) -> tuple[float, float, float]: ...
+
+    def update_latents(
+        self,
+        W_enc: Optimized,
+        b_enc: Optimized | None,
+        W_dec: Optimized,
+        terms: Sequence[ErrorTerm],
+        x_centered: Tensor,
+        adam: AdamStep,
+    ) -> None: ...
+
+    def pull_on_b_pre(self, terms: Sequence[ErrorTerm], W_enc: Tensor) -> Tensor: ...
+
+
+def fused_kernels(weight: Tensor) -> Kernels | None:
+    """The kernels of the fused step for such weights, if there are any."""
+    if weight.device.type == "cpu" and weight.dtype == torch.float32:
+        from monosem.ops import cpu  # numba is slow to import and needed for training alone
+
+        cpu.use_as_many_threads_as_torch()
+        return cpu
+    return None
 
 
 def topk(

@@ -1,6 +1,5 @@
-"""One training step, top to bottom."""
+"""One training step, top to bottom: losses and gradients by autograd, then the update."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -8,11 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from monosem.ops.reference import AdamStep, adam_step, normalize_rows, project_out_parallel_gradient, update_copies
 from monosem.sae.autoencoder import TopKAutoencoder
 from monosem.training.dead_latents import count_activity, dead_mask
-from monosem.training.ema import update_ema
-from monosem.training.losses import Losses, LossSettings, compute_losses
-from monosem.training.optimizer import normalize_rows, project_out_parallel_gradient
+from monosem.training.losses import LossSettings, compute_losses
+from monosem.training.state import TrainingState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,39 +40,24 @@ class StepReport(NamedTuple):
 
 def train_step(
     sae: TopKAutoencoder,
-    optimizer: torch.optim.Adam,
-    ema: Mapping[str, Tensor],
-    tokens_since_active: Tensor,
+    state: TrainingState,
     x: Float[Tensor, "batch d_model"],
     settings: StepSettings,
+    adam: AdamStep,
 ) -> StepReport:
     """Losses, gradients, constraint, Adam, constraint, average, counters.
 
     A batch whose loss or gradient is not finite changes nothing: the report says so.
     """
-    is_dead = dead_mask(tokens_since_active, settings.dead_tokens)
+    is_dead = dead_mask(state.tokens_since_active, settings.dead_tokens)
     losses = compute_losses(sae, x, is_dead, settings.losses)
-    if not bool(losses.total.isfinite()):
-        return _report(losses, x, is_dead, is_finite=False)
-    losses.total.backward()
-    assert sae.W_dec.grad is not None
-    project_out_parallel_gradient(sae.W_dec.grad, sae.W_dec)
-    gradients = [parameter.grad for parameter in sae.parameters() if parameter.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
-    if not bool(norm.isfinite()):
-        optimizer.zero_grad()
-        return _report(losses, x, is_dead, is_finite=False)
-    if settings.clip_norm is not None:
-        nn.utils.clip_grads_with_norm_(sae.parameters(), settings.clip_norm, norm)
-    optimizer.step()
-    optimizer.zero_grad()
-    normalize_rows(sae.W_dec)
-    update_ema(ema, dict(sae.named_parameters()), settings.ema_decay)
-    count_activity(tokens_since_active, losses.latent_values, losses.latent_indices)
-    return _report(losses, x, is_dead, is_finite=True)
-
-
-def _report(losses: Losses, x: Tensor, is_dead: Tensor, *, is_finite: bool) -> StepReport:
+    is_finite = bool(losses.total.isfinite())
+    if is_finite:
+        losses.total.backward()
+        is_finite = _update(sae, state, settings, adam)
+        sae.zero_grad()
+    if is_finite:
+        count_activity(state.tokens_since_active, losses.latent_values, losses.latent_indices)
     return StepReport(
         loss=float(losses.total.detach()),
         auxiliary_loss=float(losses.auxiliary),
@@ -83,3 +67,25 @@ def _report(losses: Losses, x: Tensor, is_dead: Tensor, *, is_finite: bool) -> S
         dead_share=float(is_dead.float().mean()),
         is_finite=is_finite,
     )
+
+
+@torch.no_grad()
+def _update(sae: TopKAutoencoder, state: TrainingState, settings: StepSettings, adam: AdamStep) -> bool:
+    """Move all parameters along their gradients; False, and nothing moves, if those are not finite."""
+    gradients = {name: parameter.grad for name, parameter in sae.named_parameters() if parameter.grad is not None}
+    project_out_parallel_gradient(gradients["W_dec"], sae.W_dec)
+    norm = float(nn.utils.get_total_norm(gradients.values()))
+    if not norm < float("inf"):
+        return False
+    adam = adam._replace(gradient_scale=clipping(norm, settings.clip_norm))
+    for name, parameter in state.parameters.items():
+        adam_step(parameter, gradients[name], adam)
+    normalize_rows(sae.W_dec)
+    for parameter in state.parameters.values():
+        update_copies(parameter, adam.ema_decay)
+    return True
+
+
+def clipping(norm: float, clip_norm: float | None) -> float:
+    """What a gradient of this global norm is multiplied by."""
+    return 1.0 if clip_norm is None or norm <= clip_norm else clip_norm / norm

@@ -9,11 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from monosem.errors import UserError
+from monosem.ops.reference import AdamStep, normalize_rows
+from monosem.ops.sparse import fused_kernels
 from monosem.sae.autoencoder import TopKAutoencoder
 from monosem.training.checkpoint import Checkpoint
-from monosem.training.ema import corrected_ema, ema_decay
+from monosem.training.fused_step import fused_step
 from monosem.training.losses import LossSettings, default_k_aux, squared_error
-from monosem.training.optimizer import moments, new_adam, normalize_rows, restore_moments, set_learning_rate
 from monosem.training.schedules import (
     auto_learning_rate,
     default_dead_tokens,
@@ -21,6 +22,7 @@ from monosem.training.schedules import (
     default_warmup_tokens,
     warmup_factor,
 )
+from monosem.training.state import corrected_average, ema_decay, new_state
 from monosem.training.step import StepReport, StepSettings, train_step
 
 
@@ -39,7 +41,9 @@ class TrainingConfig:
     clip_norm: float | None = None
     """Clip the gradient to this global norm."""
     ema_tokens: int | None = None
-    """Horizon of the weights' average; by default min(1000 steps, a tenth of the run)."""
+    """Horizon of the weights' average, 0 for none; by default min(1000 steps, a tenth of the run)."""
+    step: Literal["fused", "eager"] = "fused"
+    """How a step is computed: by kernels where the device has them, or by plain PyTorch."""
     aux_coefficient: float = 1 / 32
     """Weight of AuxK; 0 leaves it out."""
     k_aux: int | None = None
@@ -61,7 +65,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         counts = ("tokens", "batch_size", "checkpoint_every", "keep_checkpoints", "max_bad_batches")
-        optional = ("ema_tokens", "k_aux", "dead_tokens")
+        optional = ("k_aux", "dead_tokens")
         for name in counts + tuple(name for name in optional if getattr(self, name) is not None):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} is below 1; give a positive number.")
@@ -87,9 +91,12 @@ class TrainingConfig:
             raise UserError(f"warmup_tokens={self.warmup_tokens} is not between 0 (none) and tokens={self.tokens}.")
         if self.clip_norm is not None and not 0 < self.clip_norm < float("inf"):
             raise UserError(f"clip_norm={self.clip_norm} is not positive; give a positive number or leave it out.")
-        if self.ema_tokens is not None and self.ema_tokens < self.batch_size:
+        if self.step not in ("fused", "eager"):
+            raise UserError(f"Unknown step '{self.step}'. Known: eager, fused.")
+        if self.ema_tokens and self.ema_tokens < self.batch_size:
             raise UserError(
-                f"ema_tokens={self.ema_tokens} is less than one batch (batch_size={self.batch_size}); raise it."
+                f"ema_tokens={self.ema_tokens} is less than one batch (batch_size={self.batch_size}); raise it, "
+                "or give 0 for no average."
             )
 
     @property
@@ -143,11 +150,11 @@ class Trainer:
             ),
             clip_norm=config.clip_norm,
         )
-        self.parameters = dict(sae.named_parameters())
-        normalize_rows(sae.W_dec)
-        self.optimizer = new_adam(self.parameters, self.learning_rate)
-        self.ema = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
-        self.tokens_since_active = torch.zeros(sae.n_latents, dtype=torch.int64, device=sae.W_dec.device)
+        self.parameters = {name: parameter.detach() for name, parameter in sae.named_parameters()}
+        normalize_rows(self.parameters["W_dec"])
+        self.kernels = fused_kernels(sae.W_dec) if config.step == "fused" else None
+        rounded = ("W_enc",) if self.kernels is not None and self.kernels.rounds_products() else ()
+        self.state = new_state(sae, sae.n_latents, with_average=config.ema_tokens != 0, rounded=rounded)
         self.progress = Progress()
 
     @property
@@ -161,21 +168,29 @@ class Trainer:
         report = None
         if bool(activations.isfinite().all()):
             x = self.sae.preprocess(activations).x.to(self.sae.W_enc.dtype)
-            tokens_trained = (steps + 1) * self.config.batch_size
-            rate = self.learning_rate * warmup_factor(tokens_trained, self.warmup_tokens)
-            set_learning_rate(self.optimizer, rate)
-            report = train_step(self.sae, self.optimizer, self.ema, self.tokens_since_active, x, self.settings)
+            adam = self._adam_step()
+            if self.kernels is None:
+                report = train_step(self.sae, self.state, x, self.settings, adam)
+            else:
+                report = fused_step(self.kernels, self.sae, self.state, x, self.settings, adam)
         if report is None or not report.is_finite:
             self.progress = Progress(batches + 1, steps, skipped + 1, bad + 1)
             return None
         self.progress = Progress(batches + 1, steps + 1, skipped, 0)
         return report
 
+    def _adam_step(self) -> AdamStep:
+        step = self.progress.steps + 1
+        warmth = warmup_factor(step * self.config.batch_size, self.warmup_tokens)
+        return AdamStep(self.learning_rate * warmth, step, self.settings.ema_decay)
+
     def averaged_weights(self) -> dict[str, Tensor]:
-        """The weights to evaluate and export: the corrected average, or the start's where no step was taken."""
-        if self.progress.steps == 0:
-            return {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
-        return corrected_ema(self.ema, self.settings.ema_decay, self.progress.steps)
+        """The weights to evaluate and export: the corrected average, or the weights themselves where there is none."""
+        weights = {name: parameter.clone() for name, parameter in self.parameters.items()}
+        if self.progress.steps:
+            for name, parameter in self.state.parameters.items():
+                weights[name] = corrected_average(parameter, self.settings.ema_decay, self.progress.steps)
+        return weights
 
     @torch.no_grad()
     def take_averaged_weights(self) -> None:
@@ -185,12 +200,7 @@ class Trainer:
 
     def states(self) -> dict[str, Mapping[str, Tensor]]:
         """All tensors of the run, by name, for a checkpoint."""
-        return {
-            "weights": {name: parameter.detach() for name, parameter in self.parameters.items()},
-            "ema": self.ema,
-            "counters": {"tokens_since_active": self.tokens_since_active},
-            **moments(self.optimizer, self.parameters),
-        }
+        return {"weights": self.parameters, **self.state.states()}
 
     def record(self) -> dict[str, Any]:
         """All numbers of the run, for a checkpoint: the position in the data is ``batches``."""
@@ -202,11 +212,8 @@ class Trainer:
         states, record = checkpoint
         for name, parameter in self.parameters.items():
             parameter.copy_(states["weights"][name])
-            self.ema[name].copy_(states["ema"][name])
-        self.tokens_since_active.copy_(states["counters"]["tokens_since_active"])
+        self.state.restore(states)
         self.progress = Progress(*(record[field] for field in Progress._fields))
-        if self.progress.steps:
-            restore_moments(self.optimizer, self.parameters, states, self.progress.steps)
 
 
 def sample_variance(x: Float[Tensor, "tokens d_model"]) -> float:

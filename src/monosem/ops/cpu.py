@@ -1,0 +1,560 @@
+"""The fused step's operations on the CPU: torch's matrix product in blocks, and numba kernels for all the rest.
+
+Each function is the one of the same name in ``ops/reference``, on float32 tensors. Sums run in an order that does not
+depend on the number of threads, so the same input gives the same bits.
+
+The encoder's product is taken in bfloat16 where the processor has instructions for it, a block of tokens at a time.
+While a block is in cache, latents are chosen from it: one maximum a bucket of 32 latents, the k buckets with the
+largest maxima (the k largest values cannot lie elsewhere), and in them the k largest values, with those within one
+rounding of the k-th. The exact float32 pre-activations of these few decide.
+"""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from numba import prange
+from torch import Tensor
+
+from monosem.ops.reference import BETAS, EPSILON, AdamStep, Chosen, ErrorTerm, Optimized
+
+BUCKET = 32
+# A block of pre-activations is at most this many bytes: it should stay in the second- or third-level cache.
+BLOCK_BYTES = 8 << 20
+# Latents a thread updates at a time; sums over latents are cut at the same places whatever the number of threads.
+LATENTS_A_CHUNK = 64
+TOKENS_A_CHUNK = 8
+
+
+def _kernel(function: Any, *, parallel: bool = True) -> Any:
+    """Compile at first use, kept on disk. Sums may be reordered; infinities and NaN keep their meaning."""
+    fastmath = {"reassoc", "contract", "nsz", "arcp"}
+    function = inspect.unwrap(function)  # a type checker's import hook may have wrapped it
+    return numba.njit(function, parallel=parallel, fastmath=fastmath, cache=True, nogil=True, error_model="numpy")
+
+
+def _inner(function: Any) -> Any:
+    return _kernel(function, parallel=False)
+
+
+def use_as_many_threads_as_torch() -> None:
+    """Let the kernels follow torch.set_num_threads and OMP_NUM_THREADS."""
+    most: int = numba.config.NUMBA_NUM_THREADS  # pyright: ignore (numba fills its configuration at import)
+    numba.set_num_threads(min(torch.get_num_threads(), most))
+
+
+def rounds_products() -> bool:
+    """Whether the processor multiplies bfloat16 natively; if not, torch's bfloat16 product is slower than float32's."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(bool(capabilities.get(name)) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+
+
+def encode_topk(x_centered: Tensor, W_enc: Optimized, b_enc: Tensor, k: int, dead: Tensor, k_aux: int) -> Chosen:
+    """See ``reference.encode_topk``. Dead latents are chosen, and valued, by the product as it is rounded."""
+    batch, n_latents = len(x_centered), len(W_enc.weight)
+    k_aux = min(k_aux, len(dead))
+    weight, key_type = W_enc.weight, torch.int32
+    if W_enc.rounded is not None:
+        weight, key_type = W_enc.rounded, torch.int16
+    chosen = Chosen(
+        torch.empty(batch, k),
+        torch.empty(batch, k, dtype=torch.int32),
+        torch.empty(batch, k_aux, dtype=weight.dtype),
+        torch.empty(batch, k_aux, dtype=torch.int32),
+    )
+    inputs, bias = x_centered.to(weight.dtype), b_enc.to(weight.dtype)
+    rows = max(TOKENS_A_CHUNK, BLOCK_BYTES // (n_latents * weight.element_size()))
+    block = torch.empty(min(rows, batch), n_latents, dtype=weight.dtype)
+    margin = 1 if W_enc.rounded is not None else 0
+    W, b, dead_columns = W_enc.weight.numpy(), b_enc.numpy(), dead.to(torch.int32).numpy()
+    for start in range(0, batch, rows):
+        stop = min(start + rows, batch)
+        product = torch.addmm(bias, inputs[start:stop], weight.T, out=block[: stop - start])
+        _choose(
+            product.view(key_type).numpy(),
+            x_centered[start:stop].numpy(),
+            W,
+            b,
+            margin,
+            chosen.values[start:stop].numpy(),
+            chosen.indices[start:stop].numpy(),
+            dead_columns,
+            chosen.dead_values[start:stop].view(key_type).numpy(),
+            chosen.dead_indices[start:stop].numpy(),
+        )
+    return chosen._replace(dead_values=chosen.dead_values.float())
+
+
+@_inner
+def _kth_largest(keys: Any, count: int, k: int) -> Any:
+    """The k-th largest of the first ``count`` ≥ k keys, by halving the range of values."""
+    low, high = np.int64(keys[0]), np.int64(keys[0])
+    for i in range(count):
+        low = min(low, np.int64(keys[i]))
+        high = max(high, np.int64(keys[i]))
+    while low < high:
+        middle = (low + high + 1) >> 1
+        at_least = np.int32(0)
+        for i in range(count):
+            at_least += np.int32(keys[i] >= middle)
+        if at_least >= k:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+@_kernel
+def _choose(
+    bits: Any,
+    x: Any,
+    W: Any,
+    b: Any,
+    margin: int,
+    values: Any,
+    indices: Any,
+    dead: Any,
+    dead_bits: Any,
+    dead_indices: Any,
+) -> None:
+    """Choose latents for every token of a block, given its pre-activations' bits, which it overwrites.
+
+    A float's bits, with all but the sign flipped where the sign is set, compare as integers like the floats.
+    """
+    tokens, n = bits.shape
+    k, k_aux = indices.shape[1], dead_indices.shape[1]
+    buckets = (n + 31) // 32
+    shift = bits.itemsize * 8 - 1
+    mask = (np.int64(1) << shift) - 1
+    for chunk in prange((tokens + 7) // 8):
+        maxima = np.empty(buckets, bits.dtype)
+        keys = np.empty(max(n, k), bits.dtype)
+        places = np.empty(n, np.int32)
+        exact = np.empty(n, np.float32)
+        for t in range(chunk * 8, min(chunk * 8 + 8, tokens)):
+            row = bits[t]
+            for bucket in range(n // 32):
+                largest = row.dtype.type(-mask - 1)
+                for j in range(bucket * 32, bucket * 32 + 32):
+                    key = row.dtype.type(row[j] ^ ((row[j] >> shift) & mask))
+                    row[j] = key
+                    largest = max(largest, key)
+                maxima[bucket] = largest
+            if n % 32:
+                largest = row.dtype.type(-mask - 1)
+                for j in range(n - n % 32, n):
+                    row[j] = row[j] ^ ((row[j] >> shift) & mask)
+                    largest = max(largest, row[j])
+                maxima[buckets - 1] = largest
+            floor = np.int64(-mask - 1)
+            if buckets >= k:
+                floor = _kth_largest(maxima, buckets, k) - margin
+            found = 0
+            for bucket in range(buckets):
+                if maxima[bucket] >= floor:
+                    for j in range(bucket * 32, min(bucket * 32 + 32, n)):
+                        if row[j] >= floor:
+                            places[found] = j
+                            keys[found] = row[j]
+                            found += 1
+            floor = _kth_largest(keys, found, k) - margin
+            candidates = 0
+            for i in range(found):
+                if keys[i] >= floor:
+                    j = places[i]
+                    places[candidates] = j
+                    product = np.float32(0)
+                    for c in range(x.shape[1]):
+                        product += x[t, c] * W[j, c]
+                    exact[candidates] = -(product + b[j])
+                    candidates += 1
+            order = np.argsort(exact[:candidates], kind="mergesort")
+            for i in range(k):
+                values[t, i] = -exact[order[i]]
+                indices[t, i] = places[order[i]]
+            if k_aux > 0:
+                for i in range(len(dead)):
+                    keys[i] = row[dead[i]]
+                floor = _kth_largest(keys, len(dead), k_aux)
+                at_floor = k_aux
+                for i in range(len(dead)):
+                    at_floor -= np.int64(keys[i] > floor)
+                found = 0
+                for i in range(len(dead)):
+                    if keys[i] >= floor:
+                        if keys[i] == floor:
+                            if at_floor == 0:
+                                continue
+                            at_floor -= 1
+                        dead_indices[t, found] = dead[i]
+                        dead_bits[t, found] = keys[i] ^ ((keys[i] >> shift) & mask)
+                        found += 1
+
+
+def subtract_decoded(
+    target: Tensor, latent_values: Tensor, latent_indices: Tensor, W_dec: Tensor
+) -> tuple[Tensor, Tensor]:
+    """See ``reference.subtract_decoded``; each token's rows are read once and used twice."""
+    residual, products = torch.empty_like(target), torch.empty_like(latent_values)
+    _subtract_decoded(
+        target.numpy(),
+        latent_values.numpy(),
+        latent_indices.numpy(),
+        W_dec.numpy(),
+        residual.numpy(),
+        products.numpy(),
+    )
+    return residual, products
+
+
+@_kernel
+def _subtract_decoded(target: Any, values: Any, indices: Any, W: Any, residual: Any, products: Any) -> None:
+    tokens, k = indices.shape
+    d = target.shape[1]
+    for t in prange(tokens):
+        left = residual[t]
+        left[:] = target[t]
+        for j in range(k):
+            value = values[t, j]
+            if value != 0:
+                row = W[indices[t, j]]
+                for c in range(d):
+                    left[c] -= value * row[c]
+        for j in range(k):
+            row = W[indices[t, j]]
+            product = np.float32(0)
+            for c in range(d):
+                product += left[c] * row[c]
+            products[t, j] = product
+
+
+def gradient_square_sums(terms: Sequence[ErrorTerm], x_centered: Tensor, W_dec: Tensor) -> tuple[float, float, float]:
+    """See ``reference.gradient_square_sums``; no gradient is stored."""
+    sums = np.zeros((_chunks(len(W_dec)), 3))
+    _square_sums(*_by_latent(terms, len(W_dec)), x_centered.numpy(), *_residuals(terms), W_dec.numpy(), sums)
+    of_W_enc, of_b_enc, of_W_dec = sums.sum(axis=0).tolist()
+    return of_W_enc, of_b_enc, of_W_dec
+
+
+def update_latents(
+    W_enc: Optimized,
+    b_enc: Optimized | None,
+    W_dec: Optimized,
+    terms: Sequence[ErrorTerm],
+    x_centered: Tensor,
+    adam: AdamStep,
+) -> None:
+    """See ``reference.update_latents``; one pass over the latents, in which no weight's gradient is ever stored.
+
+    Per latent: its gradient rows are summed over the tokens that chose it, and used at once.
+    """
+    n_latents = len(W_dec.weight)
+    numbers = np.array(
+        [
+            adam.gradient_scale,
+            adam.learning_rate / (1 - BETAS[0] ** adam.step),
+            (1 - BETAS[1] ** adam.step) ** -0.5,
+            1 - adam.ema_decay,
+        ],
+        np.float32,
+    )
+    frozen = Optimized(*torch.empty(3, 0))
+    _update_latents(
+        *_by_latent(terms, n_latents),
+        x_centered.numpy(),
+        *_residuals(terms),
+        *_arrays(W_enc),
+        *_arrays(b_enc or frozen),
+        *_arrays(W_dec),
+        numbers,
+        np.uint32(adam.step),
+    )
+
+
+def pull_on_b_pre(terms: Sequence[ErrorTerm], W_enc: Tensor) -> Tensor:
+    """See ``reference.pull_on_b_pre``."""
+    n_latents, d_model = W_enc.shape
+    sums, partial = np.zeros(n_latents), np.zeros((_chunks(n_latents), d_model), np.float32)
+    pull = torch.zeros(d_model)
+    for term in terms:
+        _add_at(sums, term.indices.numpy(), term.products.numpy(), 2 * term.weight)
+        pull -= 2 * term.weight * term.residual.sum(dim=0)
+    _weighted_rows(sums, W_enc.numpy(), partial)
+    return pull + torch.from_numpy(partial.sum(axis=0))
+
+
+def _chunks(n_latents: int) -> int:
+    return -(-n_latents // LATENTS_A_CHUNK)
+
+
+def _residuals(terms: Sequence[ErrorTerm]) -> list[Any]:
+    """The residuals of up to three terms; one that is missing has no rows."""
+    found = [term.residual.numpy() for term in terms]
+    return found + [np.empty((0, found[0].shape[1]), np.float32)] * (3 - len(found))
+
+
+def _arrays(parameter: Optimized) -> list[Any]:
+    """A parameter's tensors, two-dimensional; bfloat16 as its bits, and what is left out as an array without rows."""
+    width = parameter.weight.shape[-1] if parameter.weight.ndim == 2 else 1
+    average = torch.empty(0) if parameter.average is None else parameter.average
+    rounded = torch.empty(0, dtype=torch.bfloat16) if parameter.rounded is None else parameter.rounded
+    tensors = (*parameter[:3], average, rounded)
+    return [
+        (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).detach().view(-1, width).numpy()
+        for tensor in tensors
+    ]
+
+
+def _by_latent(terms: Sequence[ErrorTerm], n_latents: int) -> tuple[Any, Any, Any, Any]:
+    """What every latent owes to which token: sorted by latent, then term, then token.
+
+    Returns:
+        Where each latent's and term's entries start, ``[n_latents · terms + 1]``; and each entry's token, coefficient
+        of the input (W_enc's gradient) and coefficient of the residual (W_dec's).
+    """
+    starts = np.zeros(n_latents * len(terms) + 1, np.int64)
+    for number, term in enumerate(terms):
+        _count(starts, term.indices.numpy(), number, len(terms))
+    np.cumsum(starts, out=starts)
+    tokens = np.empty(starts[-1], np.int32)
+    of_input, of_residual = np.empty(starts[-1], np.float32), np.empty(starts[-1], np.float32)
+    ends = starts.copy()
+    for number, term in enumerate(terms):
+        _place(
+            ends,
+            term.indices.numpy(),
+            term.products.numpy(),
+            term.values.numpy(),
+            np.float32(-2 * term.weight),
+            number,
+            len(terms),
+            tokens,
+            of_input,
+            of_residual,
+        )
+    return starts, tokens, of_input, of_residual
+
+
+@_inner
+def _count(starts: Any, indices: Any, number: int, terms: int) -> None:
+    for t in range(indices.shape[0]):
+        for j in range(indices.shape[1]):
+            starts[indices[t, j] * terms + number + 1] += 1
+
+
+@_inner
+def _place(
+    ends: Any,
+    indices: Any,
+    products: Any,
+    values: Any,
+    scale: Any,
+    number: int,
+    terms: int,
+    tokens: Any,
+    of_input: Any,
+    of_residual: Any,
+) -> None:
+    for t in range(indices.shape[0]):
+        for j in range(indices.shape[1]):
+            slot = indices[t, j] * terms + number
+            entry = ends[slot]
+            ends[slot] = entry + 1
+            tokens[entry] = t
+            of_input[entry] = scale * products[t, j]
+            of_residual[entry] = scale * values[t, j]
+
+
+@_inner
+def _add_at(sums: Any, indices: Any, values: Any, scale: float) -> None:
+    for t in range(indices.shape[0]):
+        for j in range(indices.shape[1]):
+            sums[indices[t, j]] += scale * values[t, j]
+
+
+@_kernel
+def _weighted_rows(weights: Any, rows: Any, partial: Any) -> None:
+    """Sum the weighted rows of every chunk of 64 latents on its own."""
+    n, d = rows.shape
+    for chunk in prange(len(partial)):
+        for i in range(chunk * 64, min(chunk * 64 + 64, n)):
+            weight = np.float32(weights[i])
+            if weight != 0:
+                for c in range(d):
+                    partial[chunk, c] += weight * rows[i, c]
+
+
+@_inner
+def _gradient(
+    i: int,
+    starts: Any,
+    tokens: Any,
+    of_input: Any,
+    of_residual: Any,
+    x: Any,
+    first_residual: Any,
+    second_residual: Any,
+    third_residual: Any,
+    W_dec: Any,
+    of_W_enc: Any,
+    of_W_dec: Any,
+) -> Any:
+    """Latent i's gradient rows, the decoder's without its component along the decoder row; returns b_enc's."""
+    terms = (len(starts) - 1) // len(W_dec)
+    d = x.shape[1]
+    of_W_enc[:] = 0
+    of_W_dec[:] = 0
+    of_b_enc = np.float32(0)
+    for term in range(terms):
+        residual = first_residual if term == 0 else second_residual if term == 1 else third_residual
+        for entry in range(starts[i * terms + term], starts[i * terms + term + 1]):
+            t = tokens[entry]
+            coefficient = of_input[entry]
+            if coefficient != 0:
+                of_b_enc += coefficient
+                row = x[t]
+                for c in range(d):
+                    of_W_enc[c] += coefficient * row[c]
+            coefficient = of_residual[entry]
+            if coefficient != 0:
+                row = residual[t]
+                for c in range(d):
+                    of_W_dec[c] += coefficient * row[c]
+    along = np.float32(0)
+    for c in range(d):
+        along += of_W_dec[c] * W_dec[i, c]
+    for c in range(d):
+        of_W_dec[c] -= along * W_dec[i, c]
+    return of_b_enc
+
+
+@_kernel
+def _square_sums(
+    starts: Any,
+    tokens: Any,
+    of_input: Any,
+    of_residual: Any,
+    x: Any,
+    first_residual: Any,
+    second_residual: Any,
+    third_residual: Any,
+    W_dec: Any,
+    sums: Any,
+) -> None:
+    n, d = W_dec.shape
+    for chunk in prange(len(sums)):
+        of_W_enc = np.empty(d, np.float32)
+        of_W_dec = np.empty(d, np.float32)
+        for i in range(chunk * 64, min(chunk * 64 + 64, n)):
+            of_b_enc = _gradient(
+                i,
+                starts,
+                tokens,
+                of_input,
+                of_residual,
+                x,
+                first_residual,
+                second_residual,
+                third_residual,
+                W_dec,
+                of_W_enc,
+                of_W_dec,
+            )
+            sums[chunk, 1] += of_b_enc * of_b_enc
+            for c in range(d):
+                sums[chunk, 0] += of_W_enc[c] * of_W_enc[c]
+                sums[chunk, 2] += of_W_dec[c] * of_W_dec[c]
+
+
+@_inner
+def _adam(weight: Any, first: Any, second: Any, gradient: Any, numbers: Any) -> None:
+    """One step of Adam for a row, in place."""
+    b1, b2, epsilon = np.float32(BETAS[0]), np.float32(BETAS[1]), np.float32(EPSILON)
+    rest1, rest2 = np.float32(1 - BETAS[0]), np.float32(1 - BETAS[1])
+    scale, rate, correction = numbers[0], numbers[1], numbers[2]
+    for c in range(len(weight)):
+        g = scale * gradient[c]
+        m = b1 * first[c] + rest1 * g
+        v = b2 * second[c] + rest2 * g * g
+        first[c] = m
+        second[c] = v
+        weight[c] -= rate * m / (np.sqrt(v) * correction + epsilon)
+
+
+@_inner
+def _copy_row(weight: Any, average: Any, rounded: Any, i: int, share: Any) -> None:
+    """Move a row's running average and renew its bfloat16 copy (to nearest, ties to even), where there are any."""
+    if len(average) > 0:
+        for c in range(len(weight)):
+            average[i, c] += share * (weight[c] - average[i, c])
+    if len(rounded) > 0:
+        bits = weight.view(np.int32)
+        for c in range(len(weight)):
+            rounded[i, c] = np.int16((bits[c] + 0x7FFF + ((bits[c] >> 16) & 1)) >> 16)
+
+
+@_kernel
+def _update_latents(
+    starts: Any,
+    tokens: Any,
+    of_input: Any,
+    of_residual: Any,
+    x: Any,
+    first_residual: Any,
+    second_residual: Any,
+    third_residual: Any,
+    W_enc: Any,
+    W_enc_first: Any,
+    W_enc_second: Any,
+    W_enc_average: Any,
+    W_enc_rounded: Any,
+    b_enc: Any,
+    b_enc_first: Any,
+    b_enc_second: Any,
+    b_enc_average: Any,
+    b_enc_rounded: Any,
+    W_dec: Any,
+    W_dec_first: Any,
+    W_dec_second: Any,
+    W_dec_average: Any,
+    W_dec_rounded: Any,
+    numbers: Any,
+    seed: Any,
+) -> None:
+    n, d = W_dec.shape
+    for chunk in prange((n + 63) // 64):
+        of_W_enc = np.empty(d, np.float32)
+        of_W_dec = np.empty(d, np.float32)
+        of_b_enc = np.empty(1, np.float32)
+        for i in range(chunk * 64, min(chunk * 64 + 64, n)):
+            of_b_enc[0] = _gradient(
+                i,
+                starts,
+                tokens,
+                of_input,
+                of_residual,
+                x,
+                first_residual,
+                second_residual,
+                third_residual,
+                W_dec,
+                of_W_enc,
+                of_W_dec,
+            )
+            _adam(W_dec[i], W_dec_first[i], W_dec_second[i], of_W_dec, numbers)
+            length = np.float32(0)
+            for c in range(d):
+                length += W_dec[i, c] * W_dec[i, c]
+            if length > 0:
+                length = np.float32(1) / np.sqrt(length)
+                for c in range(d):
+                    W_dec[i, c] *= length
+            _copy_row(W_dec[i], W_dec_average, W_dec_rounded, i, numbers[3])
+            _adam(W_enc[i], W_enc_first[i], W_enc_second[i], of_W_enc, numbers)
+            _copy_row(W_enc[i], W_enc_average, W_enc_rounded, i, numbers[3])
+            if len(b_enc) > 0:
+                _adam(b_enc[i], b_enc_first[i], b_enc_second[i], of_b_enc, numbers)
+                _copy_row(b_enc[i], b_enc_average, b_enc_rounded, i, numbers[3])

@@ -1,0 +1,232 @@
+"""Kernels against ``ops/reference``: the same chosen latents, residuals, gradients and updates, at awkward shapes."""
+
+from collections.abc import Iterator
+
+import numba
+import pytest
+import torch
+from torch import Tensor
+
+from monosem.ops import cpu, reference
+from monosem.ops.reference import AdamStep, ErrorTerm, Optimized, normalize_rows
+
+# batch, n_latents, d_model, k
+SHAPES = [(13, 31, 7, 5), (1, 1, 1, 1), (17, 97, 13, 1), (5, 37, 3, 37), (64, 1009, 31, 32), (3, 129, 769, 16)]
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def encoder(n_latents: int, d_model: int, *, rounded: bool, seed: int = 1) -> tuple[Optimized, Tensor]:
+    weight = torch.randn(n_latents, d_model, generator=seeded(seed))
+    bias = torch.randn(n_latents, generator=seeded(seed + 1)) / 10
+    return optimized(weight, rounded=rounded), bias
+
+
+def optimized(weight: Tensor, *, rounded: bool = False, average: bool = True, seed: int = 7) -> Optimized:
+    """A parameter in the middle of training."""
+    return Optimized(
+        weight.clone(),
+        torch.randn(weight.shape, generator=seeded(seed)) / 100,
+        torch.rand(weight.shape, generator=seeded(seed + 1)) / 10_000,
+        torch.randn(weight.shape, generator=seeded(seed + 2)) if average else None,
+        weight.bfloat16() if rounded else None,
+    )
+
+
+def cloned(parameter: Optimized) -> Optimized:
+    return Optimized(*(None if tensor is None else tensor.clone() for tensor in parameter))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_chosen_latents_are_exactly_the_k_largest(shape: tuple[int, int, int, int], rounded: bool) -> None:
+    batch, n_latents, d_model, k = shape
+    x = torch.randn(batch, d_model, generator=seeded())
+    W_enc, b_enc = encoder(n_latents, d_model, rounded=rounded)
+    none = torch.empty(0, dtype=torch.int64)
+    expected = reference.encode_topk(x, W_enc, b_enc, k, none, 4)
+    found = cpu.encode_topk(x, W_enc, b_enc, k, none, 4)
+    torch.testing.assert_close(found.values, expected.values)
+    assert (found.values.diff(dim=1) <= 0).all()
+    dense = x @ W_enc.weight.T + b_enc
+    torch.testing.assert_close(dense.gather(1, found.indices.long()), found.values)
+    assert all(len(set(row)) == k for row in found.indices.tolist())
+    assert found.dead_values.shape == found.dead_indices.shape == (batch, 0)
+
+
+def test_many_blocks_choose_as_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(41, 16, generator=seeded())
+    W_enc, b_enc = encoder(203, 16, rounded=True)
+    dead = torch.arange(0, 203, 3)
+    whole = cpu.encode_topk(x, W_enc, b_enc, 5, dead, 8)
+    monkeypatch.setattr(cpu, "BLOCK_BYTES", 10 * 203 * 2)
+    for expected, found in zip(whole, cpu.encode_topk(x, W_enc, b_enc, 5, dead, 8), strict=True):
+        assert torch.equal(expected, found)
+
+
+def adversarial_rows() -> dict[str, Tensor]:
+    """Pre-activations of 100 latents that a top-k by buckets could get wrong."""
+    ramp = torch.arange(100.0)
+    lonely = torch.full((100,), -1.0)
+    lonely[[0, 31, 32, 63, 64, 99]] = torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0, 0.5])
+    return {
+        "all in one bucket": torch.where((ramp >= 32) & (ramp < 64), ramp, -ramp),
+        "all in the last, partial bucket": torch.where(ramp >= 96, ramp, -ramp),
+        "one a bucket": lonely,
+        "all negative": -ramp - 1,
+        "all equal": torch.full((100,), 0.25),
+        "all zero": torch.zeros(100),
+        "signs of zero": torch.where(ramp % 2 == 0, 0.0, -0.0),
+        "two values": torch.where(ramp % 3 == 0, 1.0, -1.0),
+        "huge and tiny": torch.where(ramp % 2 == 0, 1e30, 1e-30) * torch.sign(ramp - 50.5),
+        "ties at the k-th": torch.where(ramp < 3, 9.0, torch.where(ramp < 60, 4.0, 1.0)),
+    }
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize("k", [1, 4, 5, 33, 100])
+@pytest.mark.parametrize("name", sorted(adversarial_rows()))
+def test_adversarial_rows_give_torchs_values(name: str, k: int, rounded: bool) -> None:
+    # The row is the bias, and the input is zero; a second token has another order.
+    row = adversarial_rows()[name].bfloat16().float()
+    W_enc = optimized(torch.randn(100, 8, generator=seeded()), rounded=rounded)
+    x = torch.stack([torch.zeros(8), torch.randn(8, generator=seeded(3))])
+    found = cpu.encode_topk(x, W_enc, row, k, torch.empty(0, dtype=torch.int64), 1)
+    assert torch.equal(found.values[0], row.topk(k).values)
+    assert torch.equal(row[found.indices[0].long()], found.values[0])
+    torch.testing.assert_close(found.values[1], (x[1] @ W_enc.weight.T + row).topk(k).values)
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize(("n_dead", "k_aux"), [(0, 4), (1, 4), (40, 4), (97, 16), (97, 97), (97, 200)])
+def test_the_dead_latents_chosen_are_the_strongest_of_them(n_dead: int, k_aux: int, rounded: bool) -> None:
+    x = torch.randn(11, 13, generator=seeded())
+    W_enc, b_enc = encoder(97, 13, rounded=rounded)
+    dead = torch.randperm(97, generator=seeded(5))[:n_dead].sort().values
+    found = cpu.encode_topk(x, W_enc, b_enc, 3, dead, k_aux)
+    product = W_enc._replace(weight=W_enc.weight if W_enc.rounded is None else W_enc.rounded.float())
+    inputs = x.bfloat16().float() if rounded else x
+    expected = reference.encode_topk(inputs, product, b_enc, 3, dead, k_aux)
+    tolerance = {"rtol": 1e-2, "atol": 1e-2} if rounded else {"rtol": 1e-5, "atol": 1e-5}
+    assert found.dead_indices.shape == (11, min(k_aux, n_dead))
+    torch.testing.assert_close(found.dead_values.sort(dim=1, descending=True).values, expected.dead_values, **tolerance)
+    dense = x @ W_enc.weight.T + b_enc
+    loose = {"rtol": 3e-2, "atol": 3e-2} if rounded else tolerance
+    torch.testing.assert_close(dense.gather(1, found.dead_indices.long()), found.dead_values, **loose)
+    assert all(len(set(row)) == len(row) and set(row) <= set(dead.tolist()) for row in found.dead_indices.tolist())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_residual_and_its_products(shape: tuple[int, int, int, int]) -> None:
+    x, values, indices, W_dec = decoding(shape)
+    expected = reference.subtract_decoded(*(tensor.double() for tensor in (x, values)), indices, W_dec.double())
+    found = cpu.subtract_decoded(x, values, indices.int(), W_dec)
+    for wanted, tensor in zip(expected, found, strict=True):
+        torch.testing.assert_close(tensor, wanted.float(), rtol=1e-4, atol=1e-4)
+
+
+def decoding(shape: tuple[int, int, int, int], seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    batch, n_latents, d_model, k = shape
+    x = torch.randn(batch, d_model, generator=seeded(seed))
+    values = torch.randn(batch, k, generator=seeded(seed + 1)).relu()
+    indices = torch.rand(batch, n_latents, generator=seeded(seed + 2)).topk(k, dim=1).indices
+    W_dec = torch.randn(n_latents, d_model, generator=seeded(3))
+    normalize_rows(W_dec)
+    return x, values, indices, W_dec
+
+
+def error_terms(shape: tuple[int, int, int, int], count: int) -> tuple[Tensor, list[ErrorTerm]]:
+    """Up to three terms on the same decoder; some kept values are zero."""
+    terms: list[ErrorTerm] = []
+    x = decoding(shape)[0]
+    for number in range(count):
+        _, values, indices, W_dec = decoding(shape, seed=10 * number)
+        residual, products = reference.subtract_decoded(x, values, indices, W_dec)
+        terms.append(ErrorTerm(0.3 / (1 + number), values, indices.int(), residual, products * (values > 0)))
+    return x, terms
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_update_is_the_references(shape: tuple[int, int, int, int], count: int, with_bias: bool) -> None:
+    x, terms = error_terms(shape, count)
+    W_enc, b_enc = encoder(shape[1], shape[2], rounded=True)
+    start = [W_enc, optimized(b_enc, average=count != 2), optimized(decoding(shape)[3], average=count != 2, seed=17)]
+    adam = AdamStep(learning_rate=1e-2, step=7, ema_decay=0.99, gradient_scale=0.8)
+    results: list[list[Optimized]] = []
+    for kernels in (reference, cpu):
+        encoder_, bias, decoder = (cloned(parameter) for parameter in start)
+        kernels.update_latents(encoder_, bias if with_bias else None, decoder, terms, x, adam)
+        results.append([encoder_, bias, decoder])
+    for expected, found in zip(*results, strict=True):
+        for wanted, tensor in zip(expected[:4], found[:4], strict=True):
+            assert (wanted is None) == (tensor is None)
+            if wanted is not None:
+                torch.testing.assert_close(tensor, wanted, rtol=1e-4, atol=1e-5)
+    assert results[1][0].rounded is not None
+    assert torch.equal(results[1][0].rounded, results[1][0].weight.bfloat16())
+    if not with_bias:
+        assert torch.equal(results[1][1].weight, start[1].weight)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradient_norms_and_the_pull_on_b_pre(shape: tuple[int, int, int, int], count: int) -> None:
+    x, terms = error_terms(shape, count)
+    W_dec = decoding(shape)[3]
+    expected = reference.gradient_square_sums(terms, x, W_dec)
+    assert cpu.gradient_square_sums(terms, x, W_dec) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    W_enc, _ = encoder(shape[1], shape[2], rounded=False)
+    pull = reference.pull_on_b_pre(terms, W_enc.weight)
+    torch.testing.assert_close(cpu.pull_on_b_pre(terms, W_enc.weight), pull, rtol=1e-4, atol=1e-3)
+
+
+def test_a_latent_that_every_token_chose_and_one_that_none_did() -> None:
+    x, values, _, W_dec = decoding((50, 9, 4, 2))
+    indices = torch.tensor([[3, 5]]).repeat(50, 1)
+    residual, products = reference.subtract_decoded(x, values, indices, W_dec)
+    terms = [ErrorTerm(0.1, values, indices.int(), residual, products)]
+    still = Optimized(W_dec.clone(), torch.zeros(9, 4), torch.zeros(9, 4), torch.zeros(9, 4))
+    moved = [cloned(still) for _ in range(4)]
+    adam = AdamStep(1e-2, 1, 0.5)
+    reference.update_latents(moved[0], None, moved[1], terms, x, adam)
+    cpu.update_latents(moved[2], None, moved[3], terms, x, adam)
+    for expected, found in zip(moved[:2], moved[2:], strict=True):
+        torch.testing.assert_close(found.weight, expected.weight, rtol=1e-4, atol=1e-5)
+        assert torch.equal(found.weight[0], W_dec[0])  # Adam with no history leaves a latent without gradient alone
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    threads, numba_threads = torch.get_num_threads(), numba.get_num_threads()
+    torch.set_num_threads(1)
+    numba.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    numba.set_num_threads(numba_threads)
+
+
+def one_of_everything() -> list[Tensor]:
+    shape = (130, 1009, 48, 16)
+    x, terms = error_terms(shape, 3)
+    W_enc, b_enc = encoder(shape[1], shape[2], rounded=True)
+    chosen = cpu.encode_topk(x, W_enc, b_enc, 16, torch.arange(0, 1009, 2), 24)
+    residual = cpu.subtract_decoded(x, chosen.values, chosen.indices, decoding(shape)[3])
+    pull = cpu.pull_on_b_pre(terms, W_enc.weight)
+    sums = torch.tensor(cpu.gradient_square_sums(terms, x, decoding(shape)[3]), dtype=torch.float64)
+    bias, decoder = optimized(b_enc), optimized(decoding(shape)[3])
+    cpu.update_latents(W_enc, bias, decoder, terms, x, AdamStep(1e-2, 3, 0.9))
+    moved = [tensor for parameter in (W_enc, bias, decoder) for tensor in parameter if tensor is not None]
+    return [*chosen, *residual, pull, sums, *moved]
+
+
+def test_every_bit_is_the_same_for_any_number_of_threads(one_thread: None) -> None:
+    alone = one_of_everything()
+    torch.set_num_threads(2)
+    cpu.use_as_many_threads_as_torch()
+    together = one_of_everything()
+    assert len(alone) == len(together) > 15
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))

@@ -1,0 +1,148 @@
+"""The fused step against the eager one: in float64 on the reference's operations, in float32 on the kernels."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from monosem.ops import cpu, reference
+from monosem.ops.reference import AdamStep
+from monosem.sae.architectures import new_autoencoder
+from monosem.sae.autoencoder import AutoencoderConfig, TopKAutoencoder
+from monosem.training.fused_step import fused_step
+from monosem.training.losses import LossSettings
+from monosem.training.state import TrainingState, new_state
+from monosem.training.step import StepReport, StepSettings, train_step
+
+BATCH, N_LATENTS, D_MODEL, K = 37, 101, 13, 4
+
+
+def new_sae(dtype: torch.dtype, **config: Any) -> TopKAutoencoder:
+    settings = AutoencoderConfig(n_latents=N_LATENTS, k=K, preprocess="none", **config)
+    sae = new_autoencoder(settings, D_MODEL).to(dtype)
+    assert isinstance(sae, TopKAutoencoder)
+    generator = torch.Generator().manual_seed(1)
+    for parameter in sae.parameters():
+        parameter.data.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    if config.get("encoder_bias", True):
+        sae.b_enc.data -= 5  # so that some kept values are negative
+    reference.normalize_rows(sae.W_dec.data)
+    return sae
+
+
+def batch(step: int, dtype: torch.dtype) -> Tensor:
+    return torch.randn(BATCH, D_MODEL, generator=torch.Generator().manual_seed(step), dtype=torch.float64).to(dtype)
+
+
+def settings_with(*, multi_topk: bool = False, aux: bool = True, clip_norm: float | None = None) -> StepSettings:
+    losses = LossSettings(variance=3.7, aux_coefficient=1 / 32 if aux else 0.0, k_aux=6, multi_topk=multi_topk)
+    return StepSettings(losses=losses, dead_tokens=BATCH, ema_decay=0.9, clip_norm=clip_norm)
+
+
+def run(
+    kernels: Any, dtype: torch.dtype, settings: StepSettings, steps: int = 6, **config: Any
+) -> tuple[TopKAutoencoder, TrainingState, list[StepReport]]:
+    """A few steps; without kernels, eager ones."""
+    sae = new_sae(dtype, **config)
+    state = new_state(sae, N_LATENTS, with_average=True, rounded=("W_enc",) if kernels is cpu else ())
+    reports: list[StepReport] = []
+    for step in range(1, steps + 1):
+        adam, x = AdamStep(1e-2, step, settings.ema_decay), batch(step, dtype)
+        if kernels is None:
+            reports.append(train_step(sae, state, x, settings, adam))
+        else:
+            reports.append(fused_step(kernels, sae, state, x, settings, adam))
+    return sae, state, reports
+
+
+@pytest.mark.parametrize("encoder_bias", [True, False])
+@pytest.mark.parametrize("nonlinearity", ["relu", "identity"])
+@pytest.mark.parametrize("clip_norm", [None, 0.05])
+@pytest.mark.parametrize("aux", [True, False])
+@pytest.mark.parametrize("multi_topk", [False, True])
+def test_by_the_references_operations_it_is_the_eager_step(
+    multi_topk: bool, aux: bool, clip_norm: float | None, nonlinearity: str, encoder_bias: bool
+) -> None:
+    settings = settings_with(multi_topk=multi_topk, aux=aux, clip_norm=clip_norm)
+    config = {"nonlinearity": nonlinearity, "encoder_bias": encoder_bias}
+    _, expected, wanted = run(None, torch.float64, settings, **config)
+    _, found, reports = run(reference, torch.float64, settings, **config)
+    for report, want in zip(reports, wanted, strict=True):
+        torch.testing.assert_close(tuple(report), tuple(want), rtol=1e-6, atol=1e-9)
+    assert (wanted[-1].auxiliary_loss > 0) == aux
+    for kind, tensors in expected.states().items():
+        for name, tensor in tensors.items():
+            torch.testing.assert_close(found.states()[kind][name], tensor, rtol=1e-6, atol=1e-12)
+    assert found.parameters.keys() == expected.parameters.keys()
+    assert ("b_enc" in found.parameters) == encoder_bias
+    for name, parameter in expected.parameters.items():
+        torch.testing.assert_close(found.parameters[name].weight, parameter.weight, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("multi_topk", [False, True])
+@pytest.mark.parametrize("clip_norm", [None, 0.05])
+def test_on_the_cpus_kernels_it_stays_near_the_eager_step(multi_topk: bool, clip_norm: float | None) -> None:
+    settings = settings_with(multi_topk=multi_topk, clip_norm=clip_norm)
+    expected, state, wanted = run(None, torch.float64, settings, steps=4)
+    found, found_state, reports = run(cpu, torch.float32, settings, steps=4)
+    for report, want in zip(reports, wanted, strict=True):
+        assert report.squared_error == pytest.approx(want.squared_error, rel=1e-3)
+        assert report.spread == pytest.approx(want.spread, rel=1e-5)
+        assert report.loss == pytest.approx(want.loss, rel=1e-3)
+        assert (report.l0, report.dead_share) == pytest.approx((want.l0, want.dead_share), rel=1e-6)
+    assert torch.equal(state.tokens_since_active, found_state.tokens_since_active)
+    for parameter, want in zip(found.parameters(), expected.parameters(), strict=True):
+        # Where a gradient is nearly zero, Adam moves by its sign: a few entries may differ by steps, few by much.
+        difference = (parameter.double() - want).abs()
+        assert float((difference > 1e-3).double().mean()) < 0.02
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_non_finite_gradient_moves_nothing(value: float) -> None:
+    sae = new_sae(torch.float32)
+    state = new_state(sae, N_LATENTS, with_average=True, rounded=("W_enc",))
+    before = [parameter.detach().clone() for parameter in sae.parameters()]
+
+    def broken(*args: Tensor) -> tuple[Tensor, Tensor]:
+        residual, products = cpu.subtract_decoded(*args)
+        products[3, 1] = value
+        return residual, products
+
+    kernels: Any = SimpleNamespace(**{**vars(cpu), "subtract_decoded": broken})
+    sae.b_enc.data += 10  # every kept value is positive
+    before[1] += 10
+    report = fused_step(kernels, sae, state, batch(1, torch.float32), settings_with(), AdamStep(1e-2, 1, 0.9))
+    assert not report.is_finite
+    assert all(torch.equal(a, b) for a, b in zip(sae.parameters(), before, strict=True))
+    assert int(state.tokens_since_active.max()) == 0
+
+
+def test_an_auxiliary_loss_that_overflows_counts_as_zero() -> None:
+    sae = new_sae(torch.float32)
+    sae.b_enc.data[:5] = -1e3  # never among the k
+    sae.W_dec.data[:5] = 1e38
+    sae.b_enc.data[5:] += 10
+    state = new_state(sae, N_LATENTS, with_average=False, rounded=("W_enc",))
+    state.tokens_since_active[:5] = 10 * BATCH
+    sae.b_enc.data[:5] = 60.0
+    sae.W_enc.data[:5] = 0.0
+    kernels: Any = SimpleNamespace(**{**vars(cpu), "encode_topk": only_the_living(sae)})
+    report = fused_step(kernels, sae, state, batch(1, torch.float32), settings_with(), AdamStep(1e-2, 1, 0.9))
+    assert report.auxiliary_loss == 0
+    assert report.is_finite
+
+
+def only_the_living(sae: TopKAutoencoder) -> Any:
+    """encode_topk that leaves the first five latents to AuxK."""
+
+    def encode(*args: Any) -> reference.Chosen:
+        x_centered, W_enc, b_enc, k, dead, k_aux = args
+        masked = b_enc.clone()
+        masked[:5] = -1e30
+        living = cpu.encode_topk(x_centered, W_enc, masked, k, dead[:0], k_aux)
+        dead_ones = cpu.encode_topk(x_centered, W_enc, b_enc, k, dead, k_aux)
+        return living._replace(dead_values=dead_ones.dead_values, dead_indices=dead_ones.dead_indices)
+
+    return encode
