@@ -37,6 +37,11 @@ class InMemory:
         self._all = source.rows(0, tokens + LARGEST_BUFFER)  # a run's last buffer may reach beyond its last token
         self.widths = source.widths
 
+    @property
+    def reads_ahead(self) -> bool:
+        """No: they are here."""
+        return False
+
     def rows(self, start: int, stop: int) -> Rows:
         activations = {name: tensor[start:stop] for name, tensor in self._all.activations.items()}
         return Rows(activations, self._all.positions[start:stop])

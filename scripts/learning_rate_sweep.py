@@ -35,8 +35,8 @@ GRID: dict[tuple[int, int, int], tuple[float, ...]] = {
     (2048, 2048, 1_000_000): (2e-3, 4e-3, 8e-3, 1.6e-2),
     (8192, 2048, 1_000_000): (1e-3, 2e-3, 2.8e-3, 4e-3, 8e-3),
     (2048, 512, 1_000_000): (1e-3, 2e-3, 4e-3, 8e-3),
-    (2048, 8192, 1_000_000): (4e-3, 8e-3, 1.6e-2, 3.2e-2),
-    (8192, 8192, 1_000_000): (2e-3, 4e-3, 8e-3, 1.6e-2),
+    (2048, 8192, 1_000_000): (4e-3, 8e-3, 1.13e-2, 1.6e-2, 3.2e-2),
+    (8192, 8192, 1_000_000): (2e-3, 4e-3, 5.6e-3, 8e-3, 1.6e-2),
     (8192, 2048, 5_000_000): (1e-3, 1.4e-3, 2e-3, 4e-3),
     (2048, 2048, 5_000_000): (1e-3, 2e-3, 4e-3, 8e-3),
 }
@@ -93,7 +93,7 @@ def fit() -> None:
     rates = [math.log(best_rate(found)) for found in grouped.values()]
     solution = np.linalg.lstsq(np.array(features), np.array(rates), rcond=None)[0]
     c, a, b, g = solution
-    table = Table("n_latents", "batch_size", "tokens", "best rate", "rule", "least nmse", "its dead share")
+    table = Table("n", "B", "T", "best rate", "rule", "least nmse", "its dead share")
     for setting, feature in sorted(zip(grouped, features, strict=True)):
         found = grouped[setting]
         least = min((row for _, row in found), key=lambda row: row["normalized_mse"])
@@ -111,7 +111,7 @@ def check(share: str) -> None:
     wanted = [experiment(*setting, float(f"{auto_learning_rate(*setting):.4g}")) for setting in GRID]
     rows = run_missing(wanted, RESULTS, Console(stderr=True), share)
     grouped = by_setting(rows)
-    table = Table("n_latents", "batch_size", "tokens", "auto rate", "nmse", "sweep's best", "excess", "dead share")
+    table = Table("n", "B", "T", "auto rate", "nmse", "sweep's best", "excess", "dead share")
     for (columns, *_), setting in zip(wanted, GRID, strict=True):
         auto = next((row for rate, row in grouped[setting] if rate == columns["learning_rate"]), None)
         if auto is None:  # another share's

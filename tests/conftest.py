@@ -3,9 +3,13 @@
 That is: tiny, randomly initialised subject models of several architectures, and a text for them; nothing is downloaded.
 """
 
+import os
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
+
+# Triton's kernels are tested on the CPU, through its interpreter; it asks when it is first imported, by torch perhaps.
+os.environ["TRITON_INTERPRET"] = "1"
 
 import jaxtyping
 import pytest

@@ -1,3 +1,4 @@
+import threading
 import weakref
 from itertools import islice
 
@@ -12,6 +13,8 @@ from monosem.randomness import derive_seed
 
 class CountingSource:
     """Row i is the vector (i, -i) at hookpoint a and (2i,) at b, at position i + 10."""
+
+    reads_ahead = False
 
     def __init__(self):
         self.asked = []
@@ -104,3 +107,45 @@ def test_an_empty_buffer_is_refused_at_once(field, value):
     settings = {"batch_size": 5, "buffer_batches": 3} | {field: value}
     with pytest.raises(UserError, match=f"{field}={value} must be at least 1"):
         shuffled_batches(CountingSource(), seed=7, **settings)
+
+
+class SlowSource(CountingSource):
+    """Reads ahead; says when a chunk is being fetched, and fails at the chunk of row 45."""
+
+    reads_ahead = True
+
+    def __init__(self):
+        super().__init__()
+        self.fetching = {start: threading.Event() for start in range(0, 60, 15)}
+
+    def rows(self, start, stop):
+        self.given = []
+        self.fetching[start].set()
+        if start == 45:
+            raise UserError("shard 3 is damaged")
+        return super().rows(start, stop)
+
+
+def test_a_source_that_reads_ahead_is_asked_while_the_last_chunk_is_in_use():
+    source = SlowSource()
+    batches = shuffled_batches(source, batch_size=5, seed=7, buffer_batches=3)
+    first = next(batches)
+    assert first.index == 0
+    assert source.fetching[15].wait(timeout=10)
+    assert_same([first, *islice(batches, 8)], take(9))
+
+
+def test_an_error_while_reading_ahead_comes_when_its_chunk_is_due():
+    batches = shuffled_batches(SlowSource(), batch_size=5, seed=7, buffer_batches=3)
+    assert len(list(islice(batches, 9))) == 9
+    with pytest.raises(UserError, match="shard 3 is damaged"):
+        next(batches)
+
+
+def test_reading_ahead_ends_with_its_batches():
+    before = threading.active_count()
+    batches = shuffled_batches(SlowSource(), batch_size=5, seed=7, buffer_batches=3)
+    next(batches)
+    assert threading.active_count() == before + 1
+    batches.close()
+    assert threading.active_count() == before

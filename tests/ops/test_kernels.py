@@ -1,6 +1,11 @@
-"""Kernels against ``ops/reference``: the same chosen latents, residuals, gradients and updates, at awkward shapes."""
+"""Kernels against ``ops/reference``: the same chosen latents, residuals, gradients and updates, at awkward shapes.
 
+Triton's kernels run on the CPU, through Triton's interpreter, where Triton is installed.
+"""
+
+import importlib.util
 from collections.abc import Iterator
+from types import ModuleType
 
 import numba
 import pytest
@@ -10,8 +15,17 @@ from torch import Tensor
 from monosem.ops import cpu, reference
 from monosem.ops.reference import AdamStep, ErrorTerm, Optimized, normalize_rows
 
+MODULES: list[ModuleType] = [cpu]
+if importlib.util.find_spec("triton"):
+    from monosem.ops import triton_kernels
+
+    MODULES.append(triton_kernels)
+
+every_module = pytest.mark.parametrize("kernels", MODULES, ids=lambda module: module.__name__.rsplit(".", 1)[-1])
+
 # batch, n_latents, d_model, k
-SHAPES = [(13, 31, 7, 5), (1, 1, 1, 1), (17, 97, 13, 1), (5, 37, 3, 37), (64, 1009, 31, 32), (3, 129, 769, 16)]
+SHAPES = [(13, 31, 7, 5), (1, 1, 1, 1), (17, 97, 13, 1), (5, 37, 3, 37), (29, 211, 31, 32), (3, 71, 769, 16)]
+MANY_BUCKETS = [(2, 1009, 5, 1), (7, 4001, 3, 4)]
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -39,15 +53,18 @@ def cloned(parameter: Optimized) -> Optimized:
     return Optimized(*(None if tensor is None else tensor.clone() for tensor in parameter))  # type: ignore[arg-type]
 
 
+@every_module
 @pytest.mark.parametrize("rounded", [False, True])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_the_chosen_latents_are_exactly_the_k_largest(shape: tuple[int, int, int, int], rounded: bool) -> None:
+@pytest.mark.parametrize("shape", SHAPES + MANY_BUCKETS)
+def test_the_chosen_latents_are_exactly_the_k_largest(
+    kernels: ModuleType, shape: tuple[int, int, int, int], rounded: bool
+) -> None:
     batch, n_latents, d_model, k = shape
     x = torch.randn(batch, d_model, generator=seeded())
     W_enc, b_enc = encoder(n_latents, d_model, rounded=rounded)
     none = torch.empty(0, dtype=torch.int64)
     expected = reference.encode_topk(x, W_enc, b_enc, k, none, 4)
-    found = cpu.encode_topk(x, W_enc, b_enc, k, none, 4)
+    found = kernels.encode_topk(x, W_enc, b_enc, k, none, 4)
     torch.testing.assert_close(found.values, expected.values)
     assert (found.values.diff(dim=1) <= 0).all()
     dense = x @ W_enc.weight.T + b_enc
@@ -85,27 +102,31 @@ def adversarial_rows() -> dict[str, Tensor]:
     }
 
 
+@every_module
 @pytest.mark.parametrize("rounded", [False, True])
 @pytest.mark.parametrize("k", [1, 4, 5, 33, 100])
 @pytest.mark.parametrize("name", sorted(adversarial_rows()))
-def test_adversarial_rows_give_torchs_values(name: str, k: int, rounded: bool) -> None:
+def test_adversarial_rows_give_torchs_values(kernels: ModuleType, name: str, k: int, rounded: bool) -> None:
     # The row is the bias, and the input is zero; a second token has another order.
     row = adversarial_rows()[name].bfloat16().float()
     W_enc = optimized(torch.randn(100, 8, generator=seeded()), rounded=rounded)
     x = torch.stack([torch.zeros(8), torch.randn(8, generator=seeded(3))])
-    found = cpu.encode_topk(x, W_enc, row, k, torch.empty(0, dtype=torch.int64), 1)
+    found = kernels.encode_topk(x, W_enc, row, k, torch.empty(0, dtype=torch.int64), 1)
     assert torch.equal(found.values[0], row.topk(k).values)
     assert torch.equal(row[found.indices[0].long()], found.values[0])
     torch.testing.assert_close(found.values[1], (x[1] @ W_enc.weight.T + row).topk(k).values)
 
 
+@every_module
 @pytest.mark.parametrize("rounded", [False, True])
 @pytest.mark.parametrize(("n_dead", "k_aux"), [(0, 4), (1, 4), (40, 4), (97, 16), (97, 97), (97, 200)])
-def test_the_dead_latents_chosen_are_the_strongest_of_them(n_dead: int, k_aux: int, rounded: bool) -> None:
+def test_the_dead_latents_chosen_are_the_strongest_of_them(
+    kernels: ModuleType, n_dead: int, k_aux: int, rounded: bool
+) -> None:
     x = torch.randn(11, 13, generator=seeded())
     W_enc, b_enc = encoder(97, 13, rounded=rounded)
     dead = torch.randperm(97, generator=seeded(5))[:n_dead].sort().values
-    found = cpu.encode_topk(x, W_enc, b_enc, 3, dead, k_aux)
+    found = kernels.encode_topk(x, W_enc, b_enc, 3, dead, k_aux)
     product = W_enc._replace(weight=W_enc.weight if W_enc.rounded is None else W_enc.rounded.float())
     inputs = x.bfloat16().float() if rounded else x
     expected = reference.encode_topk(inputs, product, b_enc, 3, dead, k_aux)
@@ -118,11 +139,12 @@ def test_the_dead_latents_chosen_are_the_strongest_of_them(n_dead: int, k_aux: i
     assert all(len(set(row)) == len(row) and set(row) <= set(dead.tolist()) for row in found.dead_indices.tolist())
 
 
+@every_module
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_residual_and_its_products(shape: tuple[int, int, int, int]) -> None:
+def test_the_residual_and_its_products(kernels: ModuleType, shape: tuple[int, int, int, int]) -> None:
     x, values, indices, W_dec = decoding(shape)
     expected = reference.subtract_decoded(*(tensor.double() for tensor in (x, values)), indices, W_dec.double())
-    found = cpu.subtract_decoded(x, values, indices.int(), W_dec)
+    found = kernels.subtract_decoded(x, values, indices.int(), W_dec)
     for wanted, tensor in zip(expected, found, strict=True):
         torch.testing.assert_close(tensor, wanted.float(), rtol=1e-4, atol=1e-4)
 
@@ -148,18 +170,23 @@ def error_terms(shape: tuple[int, int, int, int], count: int) -> tuple[Tensor, l
     return x, terms
 
 
+@every_module
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_update_is_the_references(shape: tuple[int, int, int, int], count: int, with_bias: bool) -> None:
+def test_the_update_is_the_references(
+    kernels: ModuleType, shape: tuple[int, int, int, int], count: int, with_bias: bool
+) -> None:
     x, terms = error_terms(shape, count)
     W_enc, b_enc = encoder(shape[1], shape[2], rounded=True)
-    start = [W_enc, optimized(b_enc, average=count != 2), optimized(decoding(shape)[3], average=count != 2, seed=17)]
+    start = [W_enc, optimized(b_enc), optimized(decoding(shape)[3], seed=17)]
+    if count == 2:
+        start = [parameter._replace(average=None) for parameter in start]
     adam = AdamStep(learning_rate=1e-2, step=7, ema_decay=0.99, gradient_scale=0.8)
     results: list[list[Optimized]] = []
-    for kernels in (reference, cpu):
+    for module in (reference, kernels):
         encoder_, bias, decoder = (cloned(parameter) for parameter in start)
-        kernels.update_latents(encoder_, bias if with_bias else None, decoder, terms, x, adam)
+        module.update_latents(encoder_, bias if with_bias else None, decoder, terms, x, adam)
         results.append([encoder_, bias, decoder])
     for expected, found in zip(*results, strict=True):
         for wanted, tensor in zip(expected[:4], found[:4], strict=True):
@@ -167,24 +194,77 @@ def test_the_update_is_the_references(shape: tuple[int, int, int, int], count: i
             if wanted is not None:
                 torch.testing.assert_close(tensor, wanted, rtol=1e-4, atol=1e-5)
     assert results[1][0].rounded is not None
-    assert torch.equal(results[1][0].rounded, results[1][0].weight.bfloat16())
+    # Triton's interpreter cuts off where the device rounds to nearest.
+    one_unit = 0 if kernels is cpu else 2**-7
+    torch.testing.assert_close(
+        results[1][0].rounded, results[1][0].weight.bfloat16(), rtol=one_unit, atol=0, check_dtype=True
+    )
     if not with_bias:
         assert torch.equal(results[1][1].weight, start[1].weight)
 
 
+@every_module
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_gradient_norms_and_the_pull_on_b_pre(shape: tuple[int, int, int, int], count: int) -> None:
+def test_gradient_norms_and_the_pull_on_b_pre(
+    kernels: ModuleType, shape: tuple[int, int, int, int], count: int
+) -> None:
     x, terms = error_terms(shape, count)
     W_dec = decoding(shape)[3]
     expected = reference.gradient_square_sums(terms, x, W_dec)
-    assert cpu.gradient_square_sums(terms, x, W_dec) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert kernels.gradient_square_sums(terms, x, W_dec) == pytest.approx(expected, rel=1e-4, abs=1e-6)
     W_enc, _ = encoder(shape[1], shape[2], rounded=False)
     pull = reference.pull_on_b_pre(terms, W_enc.weight)
-    torch.testing.assert_close(cpu.pull_on_b_pre(terms, W_enc.weight), pull, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(kernels.pull_on_b_pre(terms, W_enc.weight), pull, rtol=1e-4, atol=1e-3)
 
 
-def test_a_latent_that_every_token_chose_and_one_that_none_did() -> None:
+@every_module
+@pytest.mark.parametrize("shape", SHAPES[:3])
+def test_moments_in_bfloat16_are_rounded_as_the_reference_rounds_them(
+    kernels: ModuleType, shape: tuple[int, int, int, int]
+) -> None:
+    x, terms = error_terms(shape, 2)
+    W_enc, b_enc = encoder(shape[1], shape[2], rounded=False)
+    start = [W_enc, optimized(b_enc), optimized(decoding(shape)[3], seed=17)]
+    halved = [p._replace(first_moment=p[1].bfloat16(), second_moment=p[2].bfloat16()) for p in start]
+    results: list[list[Optimized]] = []
+    for module in (reference, kernels):
+        moved = [cloned(parameter) for parameter in halved]
+        module.update_latents(*moved, terms, x, AdamStep(1e-2, 7, 0.99))
+        results.append(moved)
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found.weight, expected.weight, rtol=1e-4, atol=1e-5)
+        for wanted, tensor in zip(expected[1:3], found[1:3], strict=True):
+            # A float32 that differs in its last bits may fall on the other side of the noise.
+            torch.testing.assert_close(tensor, wanted, rtol=2**-7, atol=1e-6)
+            assert float((tensor != wanted).float().mean()) < 0.02 or tensor.numel() < 50
+
+
+def test_stochastic_rounding_is_right_on_average_and_between_the_neighbours() -> None:
+    x = torch.randn(1000, generator=seeded()) * torch.logspace(-20, 3, 1000)
+    draws = torch.stack([reference.round_stochastically(x, seed).float() for seed in range(400)])
+    below = (x.view(torch.int32) & ~0xFFFF).view(torch.float32)
+    above = ((x.view(torch.int32) & ~0xFFFF) + 0x10000).view(torch.float32)
+    assert ((draws == below) | (draws == above)).all()
+    step = (above - below).abs()
+    assert float(((draws.double().mean(dim=0) - x) / step).abs().max()) < 0.12  # five standard errors of a fair draw
+    exact = torch.tensor([0.0, 1.0, -0.5, 3.0])
+    assert torch.equal(reference.round_stochastically(exact, 3).float(), exact)
+
+
+def test_a_second_moment_in_bfloat16_follows_the_gradients_that_rounding_to_nearest_would_ignore() -> None:
+    parameter = Optimized(*torch.zeros(3, 4096), None)._replace(second_moment=torch.ones(4096).bfloat16())
+    parameter = parameter._replace(first_moment=torch.zeros(4096).bfloat16())
+    for step in range(1, 1001):
+        reference.adam_step(parameter, torch.zeros(4096), AdamStep(0.0, step, 0.9))
+    assert float(parameter.second_moment.float().mean()) == pytest.approx(0.999**1000, rel=0.01)
+
+
+@every_module
+def test_a_latent_that_every_token_chose_and_one_that_none_did(
+    kernels: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "PIECE", 16, raising=False)  # many pieces, the last one short
     x, values, _, W_dec = decoding((50, 9, 4, 2))
     indices = torch.tensor([[3, 5]]).repeat(50, 1)
     residual, products = reference.subtract_decoded(x, values, indices, W_dec)
@@ -193,7 +273,7 @@ def test_a_latent_that_every_token_chose_and_one_that_none_did() -> None:
     moved = [cloned(still) for _ in range(4)]
     adam = AdamStep(1e-2, 1, 0.5)
     reference.update_latents(moved[0], None, moved[1], terms, x, adam)
-    cpu.update_latents(moved[2], None, moved[3], terms, x, adam)
+    kernels.update_latents(moved[2], None, moved[3], terms, x, adam)
     for expected, found in zip(moved[:2], moved[2:], strict=True):
         torch.testing.assert_close(found.weight, expected.weight, rtol=1e-4, atol=1e-5)
         assert torch.equal(found.weight[0], W_dec[0])  # Adam with no history leaves a latent without gradient alone

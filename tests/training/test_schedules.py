@@ -7,10 +7,10 @@ from monosem.training.schedules import auto_learning_rate, default_warmup_tokens
 
 def test_the_rate_falls_with_the_dictionary_and_the_budget_and_rises_with_the_batch() -> None:
     rate = auto_learning_rate(4096, 2048, 1_000_000)
-    assert rate == pytest.approx(2.8e-3)
+    assert rate == pytest.approx(4.2e-3)
     assert auto_learning_rate(16_384, 2048, 1_000_000) == pytest.approx(rate / 2)
-    assert auto_learning_rate(4096, 8192, 1_000_000) == pytest.approx(rate * 2)
-    assert auto_learning_rate(4096, 2048, 16_000_000) == pytest.approx(rate / 2)
+    assert auto_learning_rate(4096, 20_480, 1_000_000) == pytest.approx(rate * 10**0.3)
+    assert auto_learning_rate(4096, 2048, 10_000_000) == pytest.approx(rate * 10**-0.3)
 
 
 def test_the_warm_up_rises_in_a_straight_line_and_ends() -> None:

@@ -34,6 +34,11 @@ class ActivationSource(Protocol):
         """Components of an activation vector, by hookpoint."""
         ...
 
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether rows are worth fetching, by another thread, before they are needed: from a disk, they are."""
+        ...
+
     def rows(self, start: int, stop: int) -> Rows:
         """Rows ``start … stop - 1``."""
         ...
@@ -74,6 +79,11 @@ class CachedActivations:
     def widths(self) -> Mapping[str, int]:
         """Components of an activation vector, by hookpoint."""
         return {hookpoint: plan.width for hookpoint, plan in self.plans.items()}
+
+    @property
+    def reads_ahead(self) -> bool:
+        """Yes: the disk works while the processor does."""
+        return True
 
     @property
     def rows_per_epoch(self) -> int:

@@ -470,8 +470,27 @@ def _square_sums(
 
 
 @_inner
-def _adam(weight: Any, first: Any, second: Any, gradient: Any, numbers: Any) -> None:
-    """One step of Adam for a row, in place."""
+def _widen(bits: Any, out: Any) -> None:
+    """bfloat16's bits as float32."""
+    wide = out.view(np.int32)
+    for c in range(len(bits)):
+        wide[c] = np.int32(bits[c]) << 16
+
+
+@_inner
+def _round(x: Any, bits: Any, offset: int, seed: Any) -> None:
+    """See ``reference.round_stochastically``; the row starts at entry ``offset`` of its tensor."""
+    wide = x.view(np.int32)
+    for c in range(len(bits)):
+        noise = np.uint32(np.uint32(offset + c) * np.uint32(0x9E3779B1) + seed * np.uint32(0x85EBCA77))
+        noise = np.uint32((noise ^ (noise >> np.uint32(15))) * np.uint32(0x2C1B3C6D))
+        noise = np.uint32((noise ^ (noise >> np.uint32(12))) * np.uint32(0x297A2D39))
+        noise = (noise ^ (noise >> np.uint32(15))) & np.uint32(0xFFFF)
+        bits[c] = np.int16((wide[c] + np.int32(noise)) >> 16)
+
+
+@_inner
+def _adam_in_float32(weight: Any, first: Any, second: Any, gradient: Any, numbers: Any) -> None:
     b1, b2, epsilon = np.float32(BETAS[0]), np.float32(BETAS[1]), np.float32(EPSILON)
     rest1, rest2 = np.float32(1 - BETAS[0]), np.float32(1 - BETAS[1])
     scale, rate, correction = numbers[0], numbers[1], numbers[2]
@@ -482,6 +501,21 @@ def _adam(weight: Any, first: Any, second: Any, gradient: Any, numbers: Any) -> 
         first[c] = m
         second[c] = v
         weight[c] -= rate * m / (np.sqrt(v) * correction + epsilon)
+
+
+@_inner
+def _adam(
+    weight: Any, first: Any, second: Any, gradient: Any, numbers: Any, scratch: Any, offset: int, seed: Any
+) -> None:
+    """One step of Adam for a row, in place; moments may be bfloat16's bits."""
+    if first.itemsize == 2:
+        _widen(first, scratch[0])
+        _widen(second, scratch[1])
+        _adam_in_float32(weight, scratch[0], scratch[1], gradient, numbers)
+        _round(scratch[0], first, offset, np.uint32(2 * seed))
+        _round(scratch[1], second, offset, np.uint32(2 * seed + 1))
+    else:
+        _adam_in_float32(weight, first, second, gradient, numbers)
 
 
 @_inner
@@ -529,6 +563,7 @@ def _update_latents(
         of_W_enc = np.empty(d, np.float32)
         of_W_dec = np.empty(d, np.float32)
         of_b_enc = np.empty(1, np.float32)
+        scratch = np.empty((2, d), np.float32)
         for i in range(chunk * 64, min(chunk * 64 + 64, n)):
             of_b_enc[0] = _gradient(
                 i,
@@ -544,7 +579,7 @@ def _update_latents(
                 of_W_enc,
                 of_W_dec,
             )
-            _adam(W_dec[i], W_dec_first[i], W_dec_second[i], of_W_dec, numbers)
+            _adam(W_dec[i], W_dec_first[i], W_dec_second[i], of_W_dec, numbers, scratch, i * d, seed)
             length = np.float32(0)
             for c in range(d):
                 length += W_dec[i, c] * W_dec[i, c]
@@ -553,8 +588,8 @@ def _update_latents(
                 for c in range(d):
                     W_dec[i, c] *= length
             _copy_row(W_dec[i], W_dec_average, W_dec_rounded, i, numbers[3])
-            _adam(W_enc[i], W_enc_first[i], W_enc_second[i], of_W_enc, numbers)
+            _adam(W_enc[i], W_enc_first[i], W_enc_second[i], of_W_enc, numbers, scratch, i * d, seed)
             _copy_row(W_enc[i], W_enc_average, W_enc_rounded, i, numbers[3])
             if len(b_enc) > 0:
-                _adam(b_enc[i], b_enc_first[i], b_enc_second[i], of_b_enc, numbers)
+                _adam(b_enc[i], b_enc_first[i], b_enc_second[i], of_b_enc, numbers, scratch, i, seed)
                 _copy_row(b_enc[i], b_enc_average, b_enc_rounded, i, numbers[3])

@@ -204,7 +204,7 @@ def pull_on_b_pre(terms: Sequence[ErrorTerm], W_enc: Float[Tensor, "n_latents d_
 
 def adam_step(parameter: Optimized, gradient: Tensor, adam: AdamStep) -> None:
     """One step of Adam (Kingma and Ba 2015) without weight decay, in place."""
-    weight, first, second = parameter[:3]
+    weight, first, second = parameter[0], parameter[1].to(gradient.dtype), parameter[2].to(gradient.dtype)
     if adam.gradient_scale != 1:
         gradient = gradient * adam.gradient_scale
     first.lerp_(gradient, 1 - BETAS[0])
@@ -212,6 +212,25 @@ def adam_step(parameter: Optimized, gradient: Tensor, adam: AdamStep) -> None:
     correction = 1 - BETAS[0] ** adam.step
     spread = (second.sqrt() / math.sqrt(1 - BETAS[1] ** adam.step)).add_(EPSILON)
     weight.addcdiv_(first, spread, value=-adam.learning_rate / correction)
+    if parameter.first_moment.dtype == torch.bfloat16:
+        parameter.first_moment.copy_(round_stochastically(first, 2 * adam.step))
+        parameter.second_moment.copy_(round_stochastically(second, 2 * adam.step + 1))
+
+
+def round_stochastically(x: Float[Tensor, "*shape"], seed: int) -> Float[Tensor, "*shape"]:
+    """float32 to bfloat16, up or down with probabilities that make it right on average.
+
+    Rounded to nearest, Adam's second moment would stand still: a step changes it by a thousandth, and bfloat16's next
+    number is a 256th away. The noise is a hash of the entry's place and the seed, so a resumed run repeats it.
+    """
+    mask = 0xFFFFFFFF
+    place = torch.arange(x.numel(), device=x.device).view(x.shape)
+    noise = (place * 0x9E3779B1 + seed * 0x85EBCA77) & mask
+    noise = ((noise ^ (noise >> 15)) * 0x2C1B3C6D) & mask
+    noise = ((noise ^ (noise >> 12)) * 0x297A2D39) & mask
+    noise = (noise ^ (noise >> 15)) & 0xFFFF
+    bits = (x.float().view(torch.int32) + noise.to(torch.int32)) & ~0xFFFF
+    return bits.view(torch.float32).bfloat16()
 
 
 def update_copies(parameter: Optimized, decay: float) -> None:

@@ -3,6 +3,7 @@
 Gradients reach values, weights and biases through the k indices alone; no ``[batch, n_latents]`` gradient is ever made.
 """
 
+import importlib.util
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -54,6 +55,10 @@ def fused_kernels(weight: Tensor) -> Kernels | None:
 
         cpu.use_as_many_threads_as_torch()
         return cpu
+    if weight.device.type == "cuda" and weight.dtype == torch.float32 and importlib.util.find_spec("triton"):
+        from monosem.ops import triton_kernels
+
+        return triton_kernels
     return None
 
 

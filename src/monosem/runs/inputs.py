@@ -32,6 +32,11 @@ class LiveActivations:
         """Components of an activation vector, by hookpoint."""
         return self._widths
 
+    @property
+    def reads_ahead(self) -> bool:
+        """No: the subject model would take its time from the autoencoder."""
+        return False
+
     def rows(self, start: int, stop: int) -> Rows:
         """Rows ``start … stop - 1``, on the subject's device and in its dtype."""
         blocks = self._stream.rows(start, stop)

@@ -39,17 +39,25 @@ class TrainingState:
                 one.rounded.copy_(one.weight)
 
 
-def new_state(sae: nn.Module, n_latents: int, *, with_average: bool, rounded: tuple[str, ...] = ()) -> TrainingState:
+def new_state(
+    sae: nn.Module,
+    n_latents: int,
+    *,
+    with_average: bool,
+    rounded: tuple[str, ...] = (),
+    moment_dtype: torch.dtype | None = None,
+) -> TrainingState:
     """Moments, averages and counters at zero.
 
     Args:
         rounded: parameters that need a bfloat16 copy.
+        moment_dtype: of Adam's moments; by default the parameters'.
     """
     parameters = {
         name: Optimized(
             weight=parameter.detach(),
-            first_moment=torch.zeros_like(parameter),
-            second_moment=torch.zeros_like(parameter),
+            first_moment=torch.zeros_like(parameter, dtype=moment_dtype),
+            second_moment=torch.zeros_like(parameter, dtype=moment_dtype),
             average=torch.zeros_like(parameter) if with_average else None,
             rounded=parameter.detach().bfloat16() if name in rounded else None,
         )

@@ -44,6 +44,8 @@ class TrainingConfig:
     """Horizon of the weights' average, 0 for none; by default min(1000 steps, a tenth of the run)."""
     step: Literal["fused", "eager"] = "fused"
     """How a step is computed: by kernels where the device has them, or by plain PyTorch."""
+    moments: Literal["float32", "bfloat16"] = "float32"
+    """Precision of Adam's moments; bfloat16 is rounded stochastically and halves their memory."""
     aux_coefficient: float = 1 / 32
     """Weight of AuxK; 0 leaves it out."""
     k_aux: int | None = None
@@ -154,7 +156,13 @@ class Trainer:
         normalize_rows(self.parameters["W_dec"])
         self.kernels = fused_kernels(sae.W_dec) if config.step == "fused" else None
         rounded = ("W_enc",) if self.kernels is not None and self.kernels.rounds_products() else ()
-        self.state = new_state(sae, sae.n_latents, with_average=config.ema_tokens != 0, rounded=rounded)
+        self.state = new_state(
+            sae,
+            sae.n_latents,
+            with_average=config.ema_tokens != 0,
+            rounded=rounded,
+            moment_dtype=torch.bfloat16 if config.moments == "bfloat16" else None,
+        )
         self.progress = Progress()
 
     @property
@@ -166,7 +174,7 @@ class Trainer:
         """Train on one batch of raw activations; None (and a count) if its input or loss is not finite."""
         batches, steps, skipped, bad = self.progress
         report = None
-        if bool(activations.isfinite().all()):
+        if _is_finite(activations):
             x = self.sae.preprocess(activations).x.to(self.sae.W_enc.dtype)
             adam = self._adam_step()
             if self.kernels is None:
@@ -214,6 +222,11 @@ class Trainer:
             parameter.copy_(states["weights"][name])
         self.state.restore(states)
         self.progress = Progress(*(record[field] for field in Progress._fields))
+
+
+def _is_finite(x: Tensor) -> bool:
+    """Whether every entry is: NaN and infinity both reach the least or the greatest one."""
+    return all(bool(extreme.isfinite()) for extreme in x.aminmax())
 
 
 def sample_variance(x: Float[Tensor, "tokens d_model"]) -> float:

@@ -1,0 +1,35 @@
+"""Rows of measurements, with what a reader needs to compare them."""
+
+import datetime
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def append_row(path: Path, row: dict[str, Any], device: str) -> dict[str, Any]:
+    """Add date, device and versions, append the row, and return it as written."""
+    row = {
+        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        **row,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return row
+
+
+def cpu_name() -> str:
+    """The processor, and the widest matrix instructions it has."""
+    capabilities = torch.cpu.get_capabilities()
+    wide = next((name for name in ("amx_bf16", "avx512_bf16", "avx512_f", "avx2") if capabilities.get(name)), "")
+    return f"{capabilities.get('cpu_name', platform.processor())}, {wide}"
