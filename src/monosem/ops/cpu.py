@@ -22,8 +22,8 @@ from torch import Tensor
 from monosem.ops.reference import BETAS, EPSILON, AdamStep, Chosen, ErrorTerm, Optimized
 
 BUCKET = 32
-# A block of pre-activations is at most this many bytes: it should stay in the second- or third-level cache.
-BLOCK_BYTES = 8 << 20
+# A block of pre-activations is at most this many bytes: large enough for the product, small enough for the cache.
+BLOCK_BYTES = 32 << 20
 # Latents a thread updates at a time; sums over latents are cut at the same places whatever the number of threads.
 LATENTS_A_CHUNK = 64
 TOKENS_A_CHUNK = 8
