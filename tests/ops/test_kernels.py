@@ -117,6 +117,13 @@ def test_adversarial_rows_give_torchs_values(kernels: ModuleType, name: str, k: 
     torch.testing.assert_close(found.values[1], (x[1] @ W_enc.weight.T + row).topk(k).values)
 
 
+def test_weights_that_are_not_a_number_give_values_that_are_not() -> None:
+    W_enc = optimized(torch.full((100, 8), torch.nan), rounded=True)
+    found = cpu.encode_topk(torch.ones(3, 8), W_enc, torch.zeros(100), 5, torch.empty(0, dtype=torch.int64), 1)
+    assert found.values.isnan().all()
+    assert all(len(set(row)) == 5 and max(row) < 100 for row in found.indices.tolist())
+
+
 @every_module
 @pytest.mark.parametrize("rounded", [False, True])
 @pytest.mark.parametrize(("n_dead", "k_aux"), [(0, 4), (1, 4), (40, 4), (97, 16), (97, 97), (97, 200)])

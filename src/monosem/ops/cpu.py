@@ -4,9 +4,9 @@ Each function is the one of the same name in ``ops/reference``, on float32 tenso
 depend on the number of threads, so the same input gives the same bits.
 
 The encoder's product is taken in bfloat16 where the processor has instructions for it, a block of tokens at a time.
-While a block is in cache, latents are chosen from it: one maximum a bucket of 32 latents, the k buckets with the
-largest maxima (the k largest values cannot lie elsewhere), and in them the k largest values, with those within one
-rounding of the k-th. The exact float32 pre-activations of these few decide.
+While a block is in cache, latents are chosen from it: one maximum a bucket of latents, the k buckets with the largest
+maxima (the k largest values cannot lie elsewhere), and in them the k largest values, with those as near to the k-th as
+rounding can bring them. The exact float32 pre-activations of these few decide.
 """
 
 import inspect
@@ -21,12 +21,13 @@ from torch import Tensor
 
 from monosem.ops.reference import BETAS, EPSILON, AdamStep, Chosen, ErrorTerm, Optimized
 
-BUCKET = 32
+BUCKET = 16
 # A block of pre-activations is at most this many bytes: large enough for the product, small enough for the cache.
-BLOCK_BYTES = 32 << 20
+BLOCK_BYTES = 16 << 20
 # Latents a thread updates at a time; sums over latents are cut at the same places whatever the number of threads.
 LATENTS_A_CHUNK = 64
-TOKENS_A_CHUNK = 8
+# Tokens whose bfloat16 pre-activations of a latent are one line of the cache.
+TOKENS_A_CHUNK = 32
 
 
 def _kernel(function: Any, *, parallel: bool = True) -> Any:
@@ -56,142 +57,213 @@ def encode_topk(x_centered: Tensor, W_enc: Optimized, b_enc: Tensor, k: int, dea
     """See ``reference.encode_topk``. Dead latents are chosen, and valued, by the product as it is rounded."""
     batch, n_latents = len(x_centered), len(W_enc.weight)
     k_aux = min(k_aux, len(dead))
-    weight, key_type = W_enc.weight, torch.int32
-    if W_enc.rounded is not None:
-        weight, key_type = W_enc.rounded, torch.int16
+    weight = W_enc.weight if W_enc.rounded is None else W_enc.rounded
     chosen = Chosen(
         torch.empty(batch, k),
         torch.empty(batch, k, dtype=torch.int32),
-        torch.empty(batch, k_aux, dtype=weight.dtype),
+        torch.empty(batch, k_aux),
         torch.empty(batch, k_aux, dtype=torch.int32),
     )
-    inputs, bias = x_centered.to(weight.dtype), b_enc.to(weight.dtype)
-    rows = max(TOKENS_A_CHUNK, BLOCK_BYTES // (n_latents * weight.element_size()))
-    block = torch.empty(min(rows, batch), n_latents, dtype=weight.dtype)
-    margin = 1 if W_enc.rounded is not None else 0
-    W, b, dead_columns = W_enc.weight.numpy(), b_enc.numpy(), dead.to(torch.int32).numpy()
-    for start in range(0, batch, rows):
-        stop = min(start + rows, batch)
-        product = torch.addmm(bias, inputs[start:stop], weight.T, out=block[: stop - start])
+    inputs = x_centered.to(weight.dtype)
+    tokens = max(TOKENS_A_CHUNK, BLOCK_BYTES // (n_latents * weight.element_size()) // TOKENS_A_CHUNK * TOKENS_A_CHUNK)
+    block = torch.empty(n_latents * min(tokens, batch), dtype=weight.dtype)
+    maxima = np.empty((-(-n_latents // BUCKET), min(tokens, batch)), np.float32)
+    W, b, dead_latents = W_enc.weight.numpy(), b_enc.numpy(), dead.to(torch.int32).numpy()
+    for start in range(0, batch, tokens):
+        here = slice(start, min(start + tokens, batch))
+        # [n_latents, tokens]: the product that way round is the faster one.
+        product = block[: n_latents * (here.stop - start)].view(n_latents, -1)
+        torch.mm(weight, inputs[here].T, out=product)
+        numbers = _numbers(product)
+        _find_maxima(numbers, b, maxima)
         _choose(
-            product.view(key_type).numpy(),
-            x_centered[start:stop].numpy(),
-            W,
-            b,
-            margin,
-            chosen.values[start:stop].numpy(),
-            chosen.indices[start:stop].numpy(),
-            dead_columns,
-            chosen.dead_values[start:stop].view(key_type).numpy(),
-            chosen.dead_indices[start:stop].numpy(),
+            numbers, maxima, x_centered[here].numpy(), W, b, chosen.values[here].numpy(), chosen.indices[here].numpy()
         )
-    return chosen._replace(dead_values=chosen.dead_values.float())
+        if k_aux:
+            _choose_dead(numbers, b, dead_latents, chosen.dead_values[here].numpy(), chosen.dead_indices[here].numpy())
+    return chosen
+
+
+def _numbers(tensor: Tensor) -> Any:
+    """A tensor as numpy's; bfloat16, which numpy does not know, as its bits."""
+    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 @_inner
-def _kth_largest(keys: Any, count: int, k: int) -> Any:
-    """The k-th largest of the first ``count`` ≥ k keys, by halving the range of values."""
-    low, high = np.int64(keys[0]), np.int64(keys[0])
+def _widen(row: Any, out: Any) -> None:
+    """A row of float32 or of bfloat16's bits, as float32."""
+    if row.itemsize == 2:
+        wide = out.view(np.int32)
+        for c in range(len(row)):
+            wide[c] = np.int32(row[c]) << 16
+    else:
+        for c in range(len(row)):
+            out[c] = row[c]
+
+
+@_inner
+def _widen_column(product: Any, first: int, count: int, column: int, out: Any) -> None:
+    """``_widen`` for a few entries of a column."""
+    if product.itemsize == 2:
+        wide = out.view(np.int32)
+        for j in range(count):
+            wide[j] = np.int32(product[first + j, column]) << 16
+    else:
+        for j in range(count):
+            out[j] = product[first + j, column]
+
+
+@_kernel
+def _find_maxima(product: Any, b: Any, maxima: Any) -> None:
+    """For every bucket of latents and every token, the largest pre-activation in it."""
+    n, tokens = product.shape
+    for bucket in prange((n + BUCKET - 1) // BUCKET):
+        row = np.empty(tokens, np.float32)
+        largest = maxima[bucket]
+        first = bucket * BUCKET
+        for i in range(first, min(first + BUCKET, n)):
+            _widen(product[i], row)
+            bias = b[i]
+            if i == first:
+                for t in range(tokens):
+                    largest[t] = row[t] + bias
+            else:
+                for t in range(tokens):
+                    value = row[t] + bias
+                    largest[t] = value if value > largest[t] else largest[t]
+
+
+@_inner
+def _kth_largest(values: Any, count: int, k: int, keys: Any) -> Any:
+    """The k-th largest of the first ``count`` ≥ k values, by halving the range of their keys.
+
+    A float's bits, with all but the sign flipped where the sign is set, compare as integers as the floats do.
+    """
+    bits = values.view(np.int32)
+    low, high = np.int32(0x7FFFFFFF), np.int32(-0x80000000)
     for i in range(count):
-        low = min(low, np.int64(keys[i]))
-        high = max(high, np.int64(keys[i]))
+        key = np.int32(bits[i] ^ ((bits[i] >> 31) & np.int32(0x7FFFFFFF)))
+        keys[i] = key
+        low = min(low, key)
+        high = max(high, key)
     while low < high:
-        middle = (low + high + 1) >> 1
+        middle = np.int32((np.int64(low) + np.int64(high) + 1) >> 1)
         at_least = np.int32(0)
         for i in range(count):
             at_least += np.int32(keys[i] >= middle)
         if at_least >= k:
             low = middle
         else:
-            high = middle - 1
-    return low
+            high = np.int32(middle - 1)
+    for i in range(count):
+        if keys[i] == low:
+            return values[i]
+    return values[0]
 
 
 @_kernel
-def _choose(
-    bits: Any,
-    x: Any,
-    W: Any,
-    b: Any,
-    margin: int,
-    values: Any,
-    indices: Any,
-    dead: Any,
-    dead_bits: Any,
-    dead_indices: Any,
-) -> None:
-    """Choose latents for every token of a block, given its pre-activations' bits, which it overwrites.
-
-    A float's bits, with all but the sign flipped where the sign is set, compare as integers like the floats.
-    """
-    tokens, n = bits.shape
-    k, k_aux = indices.shape[1], dead_indices.shape[1]
-    buckets = (n + 31) // 32
-    shift = bits.itemsize * 8 - 1
-    mask = (np.int64(1) << shift) - 1
-    for chunk in prange((tokens + 7) // 8):
-        maxima = np.empty(buckets, bits.dtype)
-        keys = np.empty(max(n, k), bits.dtype)
+def _choose(product: Any, maxima: Any, x: Any, W: Any, b: Any, values: Any, indices: Any) -> None:
+    """Choose every token's latents: the buckets that may hold them, the candidates in these, the exact decision."""
+    n, tokens = product.shape
+    buckets, k = len(maxima), indices.shape[1]
+    # The k-th largest of any groups' maxima is a lower bound for the k-th value; of 4k groups it is a close one.
+    together = max(1, buckets // (4 * k))
+    groups = (buckets + together - 1) // together
+    # Two rounded products may have changed places if they are closer than this share of them.
+    share = np.float32(2.0**-7 if product.itemsize == 2 else 0)
+    greatest_bias = np.float32(0)
+    for i in range(n):
+        greatest_bias = max(greatest_bias, abs(b[i]))
+    for chunk in prange((tokens + TOKENS_A_CHUNK - 1) // TOKENS_A_CHUNK):
+        first = chunk * TOKENS_A_CHUNK
+        here = min(first + TOKENS_A_CHUNK, tokens) - first
+        of_token = np.empty((TOKENS_A_CHUNK, groups), np.float32)
+        largest = np.empty(TOKENS_A_CHUNK, np.float32)
+        for group in range(groups):
+            largest[:] = -np.inf
+            for bucket in range(group * together, min(group * together + together, buckets)):
+                row = maxima[bucket, first : first + here]
+                for t in range(here):
+                    largest[t] = row[t] if row[t] > largest[t] else largest[t]
+            for t in range(here):
+                of_token[t, group] = largest[t]
+        column = np.empty(BUCKET, np.float32)
+        found_values = np.empty(n, np.float32)
         places = np.empty(n, np.int32)
-        exact = np.empty(n, np.float32)
-        for t in range(chunk * 8, min(chunk * 8 + 8, tokens)):
-            row = bits[t]
-            for bucket in range(n // 32):
-                largest = row.dtype.type(-mask - 1)
-                for j in range(bucket * 32, bucket * 32 + 32):
-                    key = row.dtype.type(row[j] ^ ((row[j] >> shift) & mask))
-                    row[j] = key
-                    largest = max(largest, key)
-                maxima[bucket] = largest
-            if n % 32:
-                largest = row.dtype.type(-mask - 1)
-                for j in range(n - n % 32, n):
-                    row[j] = row[j] ^ ((row[j] >> shift) & mask)
-                    largest = max(largest, row[j])
-                maxima[buckets - 1] = largest
-            floor = np.int64(-mask - 1)
-            if buckets >= k:
-                floor = _kth_largest(maxima, buckets, k) - margin
+        keys = np.empty(n, np.int32)
+        for t in range(here):
+            token = first + t
+            floor = np.float32(-np.inf)
+            if groups >= k:
+                floor = _kth_largest(of_token[t], groups, k, keys)
+                floor -= share * (abs(floor) + greatest_bias)
             found = 0
-            for bucket in range(buckets):
-                if maxima[bucket] >= floor:
-                    for j in range(bucket * 32, min(bucket * 32 + 32, n)):
-                        if row[j] >= floor:
-                            places[found] = j
-                            keys[found] = row[j]
+            for group in range(groups):
+                if of_token[t, group] < floor:
+                    continue
+                for bucket in range(group * together, min(group * together + together, buckets)):
+                    if maxima[bucket, token] < floor:
+                        continue
+                    below = bucket * BUCKET
+                    latents = min(BUCKET, n - below)
+                    _widen_column(product, below, latents, token, column)
+                    for j in range(latents):
+                        value = column[j] + b[below + j]
+                        if value >= floor:
+                            found_values[found] = value
+                            places[found] = below + j
                             found += 1
-            floor = _kth_largest(keys, found, k) - margin
+            if found < k:  # NaN is greater than nothing; the loss will tell
+                for j in range(k):
+                    values[token, j] = np.nan
+                    indices[token, j] = j
+                continue
+            floor = _kth_largest(found_values, found, k, keys)
+            floor -= share * (abs(floor) + greatest_bias)
             candidates = 0
-            for i in range(found):
-                if keys[i] >= floor:
-                    j = places[i]
-                    places[candidates] = j
-                    product = np.float32(0)
-                    for c in range(x.shape[1]):
-                        product += x[t, c] * W[j, c]
-                    exact[candidates] = -(product + b[j])
+            for j in range(found):
+                if found_values[j] >= floor:
+                    i = places[j]
+                    places[candidates] = i
+                    exact = np.float32(0)
+                    weights, mine = W[i], x[token]
+                    for c in range(len(weights)):
+                        exact += mine[c] * weights[c]
+                    found_values[candidates] = -(exact + b[i])
                     candidates += 1
-            order = np.argsort(exact[:candidates], kind="mergesort")
-            for i in range(k):
-                values[t, i] = -exact[order[i]]
-                indices[t, i] = places[order[i]]
-            if k_aux > 0:
-                for i in range(len(dead)):
-                    keys[i] = row[dead[i]]
-                floor = _kth_largest(keys, len(dead), k_aux)
-                at_floor = k_aux
-                for i in range(len(dead)):
-                    at_floor -= np.int64(keys[i] > floor)
-                found = 0
-                for i in range(len(dead)):
-                    if keys[i] >= floor:
-                        if keys[i] == floor:
-                            if at_floor == 0:
-                                continue
-                            at_floor -= 1
-                        dead_indices[t, found] = dead[i]
-                        dead_bits[t, found] = keys[i] ^ ((keys[i] >> shift) & mask)
-                        found += 1
+            order = np.argsort(found_values[:candidates], kind="mergesort")
+            for j in range(k):
+                values[token, j] = -found_values[order[j]]
+                indices[token, j] = places[order[j]]
+
+
+@_kernel
+def _choose_dead(product: Any, b: Any, dead: Any, values: Any, indices: Any) -> None:
+    """Choose every token's strongest dead latents."""
+    tokens, k_aux = indices.shape
+    for chunk in prange((tokens + TOKENS_A_CHUNK - 1) // TOKENS_A_CHUNK):
+        first = chunk * TOKENS_A_CHUNK
+        here = min(first + TOKENS_A_CHUNK, tokens) - first
+        of_token = np.empty((TOKENS_A_CHUNK, len(dead)), np.float32)
+        row = np.empty(TOKENS_A_CHUNK, np.float32)
+        keys = np.empty(len(dead), np.int32)
+        for j in range(len(dead)):
+            _widen(product[dead[j], first : first + here], row)
+            for t in range(here):
+                of_token[t, j] = row[t] + b[dead[j]]
+        for t in range(here):
+            mine = of_token[t]
+            floor = _kth_largest(mine, len(dead), k_aux, keys)
+            at_floor = k_aux
+            for j in range(len(dead)):
+                at_floor -= np.int64(mine[j] > floor)
+            found = 0
+            for j in range(len(dead)):
+                if mine[j] > floor or (mine[j] == floor and at_floor > 0):
+                    at_floor -= np.int64(mine[j] == floor)
+                    values[first + t, found] = mine[j]
+                    indices[first + t, found] = dead[j]
+                    found += 1
 
 
 def subtract_decoded(
@@ -302,10 +374,7 @@ def _arrays(parameter: Optimized) -> list[Any]:
     average = torch.empty(0) if parameter.average is None else parameter.average
     rounded = torch.empty(0, dtype=torch.bfloat16) if parameter.rounded is None else parameter.rounded
     tensors = (*parameter[:3], average, rounded)
-    return [
-        (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).detach().view(-1, width).numpy()
-        for tensor in tensors
-    ]
+    return [_numbers(tensor.detach().view(-1, width)) for tensor in tensors]
 
 
 def _by_latent(terms: Sequence[ErrorTerm], n_latents: int) -> tuple[Any, Any, Any, Any]:
@@ -467,14 +536,6 @@ def _square_sums(
             for c in range(d):
                 sums[chunk, 0] += of_W_enc[c] * of_W_enc[c]
                 sums[chunk, 2] += of_W_dec[c] * of_W_dec[c]
-
-
-@_inner
-def _widen(bits: Any, out: Any) -> None:
-    """bfloat16's bits as float32."""
-    wide = out.view(np.int32)
-    for c in range(len(bits)):
-        wide[c] = np.int32(bits[c]) << 16
 
 
 @_inner
