@@ -167,7 +167,7 @@ def only_memory(options: Options) -> int:
 
 
 def peak_resident_bytes() -> int:
-    """Of this process. Linux lets getrusage's figure survive from the process that started this one, so ask for ours."""
+    """Of this process; on Linux getrusage's figure is at least that of the process that started this one."""
     status = Path("/proc/self/status")
     if status.exists():
         lines = status.read_text().splitlines()

@@ -117,11 +117,18 @@ def test_adversarial_rows_give_torchs_values(kernels: ModuleType, name: str, k: 
     torch.testing.assert_close(found.values[1], (x[1] @ W_enc.weight.T + row).topk(k).values)
 
 
-def test_weights_that_are_not_a_number_give_values_that_are_not() -> None:
-    W_enc = optimized(torch.full((100, 8), torch.nan), rounded=True)
-    found = cpu.encode_topk(torch.ones(3, 8), W_enc, torch.zeros(100), 5, torch.empty(0, dtype=torch.int64), 1)
-    assert found.values.isnan().all()
-    assert all(len(set(row)) == 5 and max(row) < 100 for row in found.indices.tolist())
+@pytest.mark.parametrize("entry", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("where", ["weight", "input", "bias"])
+def test_what_is_not_finite_gives_places_that_exist(where: str, entry: float) -> None:
+    W_enc, b_enc = encoder(100, 8, rounded=False)
+    x = torch.randn(3, 8, generator=seeded())
+    {"weight": W_enc.weight, "input": x, "bias": b_enc}[where][1:].fill_(entry)
+    W_enc = W_enc._replace(rounded=W_enc.weight.bfloat16())
+    found = cpu.encode_topk(x, W_enc, b_enc, 5, torch.arange(50), 7)
+    if where == "input" or where == "weight":
+        assert not found.values[1:].isfinite().all()
+    assert all(len(set(row)) == 5 and 0 <= min(row) <= max(row) < 100 for row in found.indices.tolist())
+    assert all(0 <= min(row) <= max(row) < 50 for row in found.dead_indices.tolist())
 
 
 @every_module

@@ -213,11 +213,6 @@ def _choose(product: Any, maxima: Any, x: Any, W: Any, b: Any, values: Any, indi
                             found_values[found] = value
                             places[found] = below + j
                             found += 1
-            if found < k:  # NaN is greater than nothing; the loss will tell
-                for j in range(k):
-                    values[token, j] = np.nan
-                    indices[token, j] = j
-                continue
             floor = _kth_largest(found_values, found, k, keys)
             floor -= share * (abs(floor) + greatest_bias)
             candidates = 0
@@ -231,6 +226,11 @@ def _choose(product: Any, maxima: Any, x: Any, W: Any, b: Any, values: Any, indi
                         exact += mine[c] * weights[c]
                     found_values[candidates] = -(exact + b[i])
                     candidates += 1
+            if candidates < k:  # NaN is at least nothing; the loss will tell
+                for j in range(k):
+                    values[token, j] = np.nan
+                    indices[token, j] = j
+                continue
             order = np.argsort(found_values[:candidates], kind="mergesort")
             for j in range(k):
                 values[token, j] = -found_values[order[j]]
@@ -264,6 +264,9 @@ def _choose_dead(product: Any, b: Any, dead: Any, values: Any, indices: Any) -> 
                     values[first + t, found] = mine[j]
                     indices[first + t, found] = dead[j]
                     found += 1
+            for j in range(found, k_aux):  # NaN
+                values[first + t, j] = np.nan
+                indices[first + t, j] = dead[j]
 
 
 def subtract_decoded(
