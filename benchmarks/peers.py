@@ -74,6 +74,8 @@ def environment(name: str, console: Console) -> Path:
         venv.create(place, with_pip=True, clear=True)
         command = [str(python), "-m", "pip", "install", "--quiet", "torch==2.13.0", f"{name}=={RELEASES[name]}"]
         subprocess.run(command, check=True)
+        # A dependency may bring a torchvision for another build of torch, which fails to load; no step needs it.
+        subprocess.run([str(python), "-m", "pip", "uninstall", "--quiet", "--yes", "torchvision"], check=True)
         (place / "installed").touch()
     return python
 

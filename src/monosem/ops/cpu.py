@@ -239,13 +239,18 @@ def _choose(product: Any, maxima: Any, x: Any, W: Any, b: Any, values: Any, indi
 
 @_kernel
 def _choose_dead(product: Any, b: Any, dead: Any, values: Any, indices: Any) -> None:
-    """Choose every token's strongest dead latents."""
+    """Choose every token's strongest dead latents; of equal ones the first."""
     tokens, k_aux = indices.shape
+    together = max(1, len(dead) // (4 * k_aux))
+    groups = (len(dead) + together - 1) // together
     for chunk in prange((tokens + TOKENS_A_CHUNK - 1) // TOKENS_A_CHUNK):
         first = chunk * TOKENS_A_CHUNK
         here = min(first + TOKENS_A_CHUNK, tokens) - first
         of_token = np.empty((TOKENS_A_CHUNK, len(dead)), np.float32)
         row = np.empty(TOKENS_A_CHUNK, np.float32)
+        of_group = np.empty(groups, np.float32)
+        found_values = np.empty(len(dead), np.float32)
+        places = np.empty(len(dead), np.int32)
         keys = np.empty(len(dead), np.int32)
         for j in range(len(dead)):
             _widen(product[dead[j], first : first + here], row)
@@ -253,16 +258,28 @@ def _choose_dead(product: Any, b: Any, dead: Any, values: Any, indices: Any) -> 
                 of_token[t, j] = row[t] + b[dead[j]]
         for t in range(here):
             mine = of_token[t]
-            floor = _kth_largest(mine, len(dead), k_aux, keys)
+            for group in range(groups):
+                largest = mine[group * together]
+                for j in range(group * together + 1, min(group * together + together, len(dead))):
+                    largest = mine[j] if mine[j] > largest else largest
+                of_group[group] = largest
+            floor = _kth_largest(of_group, groups, k_aux, keys) if groups >= k_aux else np.float32(-np.inf)
+            candidates = 0
+            for j in range(len(dead)):
+                if mine[j] >= floor:
+                    found_values[candidates] = mine[j]
+                    places[candidates] = dead[j]
+                    candidates += 1
+            floor = _kth_largest(found_values, candidates, k_aux, keys)
             at_floor = k_aux
-            for j in range(len(dead)):
-                at_floor -= np.int64(mine[j] > floor)
+            for j in range(candidates):
+                at_floor -= np.int64(found_values[j] > floor)
             found = 0
-            for j in range(len(dead)):
-                if mine[j] > floor or (mine[j] == floor and at_floor > 0):
-                    at_floor -= np.int64(mine[j] == floor)
-                    values[first + t, found] = mine[j]
-                    indices[first + t, found] = dead[j]
+            for j in range(candidates):
+                if found_values[j] > floor or (found_values[j] == floor and at_floor > 0):
+                    at_floor -= np.int64(found_values[j] == floor)
+                    values[first + t, found] = found_values[j]
+                    indices[first + t, found] = places[j]
                     found += 1
             for j in range(found, k_aux):  # NaN
                 values[first + t, j] = np.nan
