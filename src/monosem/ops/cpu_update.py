@@ -1,0 +1,261 @@
+"""Moving latents on the CPU: a latent's gradient rows are summed over its tokens and used at once."""
+
+from typing import Any
+
+import numpy as np
+from numba import prange
+
+from monosem.ops.compiled import inner, kernel, widen
+from monosem.ops.reference import BETAS, EPSILON
+
+# Latents a thread moves at a time; sums over latents are cut at the same places whatever the number of threads.
+LATENTS_A_CHUNK = 64
+
+
+@inner
+def count(starts: Any, indices: Any, number: int, terms: int) -> None:
+    for t in range(indices.shape[0]):
+        for j in range(indices.shape[1]):
+            starts[indices[t, j] * terms + number + 1] += 1
+
+
+@inner
+def place(
+    ends: Any,
+    indices: Any,
+    products: Any,
+    values: Any,
+    scale: Any,
+    number: int,
+    terms: int,
+    tokens: Any,
+    of_input: Any,
+    of_residual: Any,
+) -> None:
+    for t in range(indices.shape[0]):
+        for j in range(indices.shape[1]):
+            slot = indices[t, j] * terms + number
+            entry = ends[slot]
+            ends[slot] = entry + 1
+            tokens[entry] = t
+            of_input[entry] = scale * products[t, j]
+            of_residual[entry] = scale * values[t, j]
+
+
+@inner
+def add_at(sums: Any, indices: Any, values: Any, scale: float) -> None:
+    for t in range(indices.shape[0]):
+        for j in range(indices.shape[1]):
+            sums[indices[t, j]] += scale * values[t, j]
+
+
+@kernel
+def weighted_rows(weights: Any, rows: Any, partial: Any) -> None:
+    """Sum the weighted rows of every chunk of latents on its own."""
+    n, d = rows.shape
+    for chunk in prange(len(partial)):
+        for i in range(chunk * LATENTS_A_CHUNK, min(chunk * LATENTS_A_CHUNK + LATENTS_A_CHUNK, n)):
+            weight = np.float32(weights[i])
+            if weight != 0:
+                for c in range(d):
+                    partial[chunk, c] += weight * rows[i, c]
+
+
+@inner
+def gradient_of(
+    i: int,
+    starts: Any,
+    tokens: Any,
+    of_input: Any,
+    of_residual: Any,
+    x: Any,
+    first_residual: Any,
+    second_residual: Any,
+    third_residual: Any,
+    W_dec: Any,
+    of_W_enc: Any,
+    of_W_dec: Any,
+) -> Any:
+    """Latent i's gradient rows, the decoder's without its component along the decoder row; returns b_enc's."""
+    terms = (len(starts) - 1) // len(W_dec)
+    d = x.shape[1]
+    of_W_enc[:] = 0
+    of_W_dec[:] = 0
+    of_b_enc = np.float32(0)
+    for term in range(terms):
+        residual = first_residual if term == 0 else second_residual if term == 1 else third_residual
+        for entry in range(starts[i * terms + term], starts[i * terms + term + 1]):
+            t = tokens[entry]
+            coefficient = of_input[entry]
+            if coefficient != 0:
+                of_b_enc += coefficient
+                row = x[t]
+                for c in range(d):
+                    of_W_enc[c] += coefficient * row[c]
+            coefficient = of_residual[entry]
+            if coefficient != 0:
+                row = residual[t]
+                for c in range(d):
+                    of_W_dec[c] += coefficient * row[c]
+    along = np.float32(0)
+    for c in range(d):
+        along += of_W_dec[c] * W_dec[i, c]
+    for c in range(d):
+        of_W_dec[c] -= along * W_dec[i, c]
+    return of_b_enc
+
+
+@kernel
+def square_sums(
+    starts: Any,
+    tokens: Any,
+    of_input: Any,
+    of_residual: Any,
+    x: Any,
+    first_residual: Any,
+    second_residual: Any,
+    third_residual: Any,
+    W_dec: Any,
+    sums: Any,
+) -> None:
+    n, d = W_dec.shape
+    for chunk in prange(len(sums)):
+        of_W_enc = np.empty(d, np.float32)
+        of_W_dec = np.empty(d, np.float32)
+        for i in range(chunk * LATENTS_A_CHUNK, min(chunk * LATENTS_A_CHUNK + LATENTS_A_CHUNK, n)):
+            of_b_enc = gradient_of(
+                i,
+                starts,
+                tokens,
+                of_input,
+                of_residual,
+                x,
+                first_residual,
+                second_residual,
+                third_residual,
+                W_dec,
+                of_W_enc,
+                of_W_dec,
+            )
+            sums[chunk, 1] += of_b_enc * of_b_enc
+            for c in range(d):
+                sums[chunk, 0] += of_W_enc[c] * of_W_enc[c]
+                sums[chunk, 2] += of_W_dec[c] * of_W_dec[c]
+
+
+@inner
+def round_row(x: Any, bits: Any, offset: int, seed: Any) -> None:
+    """See ``reference.round_stochastically``; the row starts at entry ``offset`` of its tensor."""
+    wide = x.view(np.int32)
+    for c in range(len(bits)):
+        noise = np.uint32(np.uint32(offset + c) * np.uint32(0x9E3779B1) + seed * np.uint32(0x85EBCA77))
+        noise = np.uint32((noise ^ (noise >> np.uint32(15))) * np.uint32(0x2C1B3C6D))
+        noise = np.uint32((noise ^ (noise >> np.uint32(12))) * np.uint32(0x297A2D39))
+        noise = (noise ^ (noise >> np.uint32(15))) & np.uint32(0xFFFF)
+        bits[c] = np.int16((wide[c] + np.int32(noise)) >> 16)
+
+
+@inner
+def adam_in_float32(weight: Any, first: Any, second: Any, gradient: Any, numbers: Any) -> None:
+    b1, b2, epsilon = np.float32(BETAS[0]), np.float32(BETAS[1]), np.float32(EPSILON)
+    rest1, rest2 = np.float32(1 - BETAS[0]), np.float32(1 - BETAS[1])
+    scale, rate, correction = numbers[0], numbers[1], numbers[2]
+    for c in range(len(weight)):
+        g = scale * gradient[c]
+        m = b1 * first[c] + rest1 * g
+        v = b2 * second[c] + rest2 * g * g
+        first[c] = m
+        second[c] = v
+        weight[c] -= rate * m / (np.sqrt(v) * correction + epsilon)
+
+
+@inner
+def adam_row(
+    weight: Any, first: Any, second: Any, gradient: Any, numbers: Any, scratch: Any, offset: int, seed: Any
+) -> None:
+    """One step of Adam for a row, in place; moments may be bfloat16's bits."""
+    if first.itemsize == 2:
+        widen(first, scratch[0])
+        widen(second, scratch[1])
+        adam_in_float32(weight, scratch[0], scratch[1], gradient, numbers)
+        round_row(scratch[0], first, offset, np.uint32(2 * seed))
+        round_row(scratch[1], second, offset, np.uint32(2 * seed + 1))
+    else:
+        adam_in_float32(weight, first, second, gradient, numbers)
+
+
+@inner
+def copy_row(weight: Any, average: Any, rounded: Any, i: int, share: Any) -> None:
+    """Move a row's running average and renew its bfloat16 copy (to nearest, ties to even), where there are any."""
+    if len(average) > 0:
+        for c in range(len(weight)):
+            average[i, c] += share * (weight[c] - average[i, c])
+    if len(rounded) > 0:
+        bits = weight.view(np.int32)
+        for c in range(len(weight)):
+            rounded[i, c] = np.int16((bits[c] + 0x7FFF + ((bits[c] >> 16) & 1)) >> 16)
+
+
+@kernel
+def move_latents(
+    starts: Any,
+    tokens: Any,
+    of_input: Any,
+    of_residual: Any,
+    x: Any,
+    first_residual: Any,
+    second_residual: Any,
+    third_residual: Any,
+    W_enc: Any,
+    W_enc_first: Any,
+    W_enc_second: Any,
+    W_enc_average: Any,
+    W_enc_rounded: Any,
+    b_enc: Any,
+    b_enc_first: Any,
+    b_enc_second: Any,
+    b_enc_average: Any,
+    b_enc_rounded: Any,
+    W_dec: Any,
+    W_dec_first: Any,
+    W_dec_second: Any,
+    W_dec_average: Any,
+    W_dec_rounded: Any,
+    numbers: Any,
+    seed: Any,
+) -> None:
+    n, d = W_dec.shape
+    for chunk in prange((n + LATENTS_A_CHUNK - 1) // LATENTS_A_CHUNK):
+        of_W_enc = np.empty(d, np.float32)
+        of_W_dec = np.empty(d, np.float32)
+        of_b_enc = np.empty(1, np.float32)
+        scratch = np.empty((2, d), np.float32)
+        for i in range(chunk * LATENTS_A_CHUNK, min(chunk * LATENTS_A_CHUNK + LATENTS_A_CHUNK, n)):
+            of_b_enc[0] = gradient_of(
+                i,
+                starts,
+                tokens,
+                of_input,
+                of_residual,
+                x,
+                first_residual,
+                second_residual,
+                third_residual,
+                W_dec,
+                of_W_enc,
+                of_W_dec,
+            )
+            adam_row(W_dec[i], W_dec_first[i], W_dec_second[i], of_W_dec, numbers, scratch, i * d, seed)
+            length = np.float32(0)
+            for c in range(d):
+                length += W_dec[i, c] * W_dec[i, c]
+            if length > 0:
+                length = np.float32(1) / np.sqrt(length)
+                for c in range(d):
+                    W_dec[i, c] *= length
+            copy_row(W_dec[i], W_dec_average, W_dec_rounded, i, numbers[3])
+            adam_row(W_enc[i], W_enc_first[i], W_enc_second[i], of_W_enc, numbers, scratch, i * d, seed)
+            copy_row(W_enc[i], W_enc_average, W_enc_rounded, i, numbers[3])
+            if len(b_enc) > 0:
+                adam_row(b_enc[i], b_enc_first[i], b_enc_second[i], of_b_enc, numbers, scratch, i, seed)
+                copy_row(b_enc[i], b_enc_average, b_enc_rounded, i, numbers[3])
