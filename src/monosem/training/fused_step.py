@@ -36,23 +36,22 @@ def fused_step(
     k_widest = 4 * sae.config.k if losses.multi_topk else sae.config.k
     chosen = kernels.encode_topk(x_centered, parameters["W_enc"], sae.b_enc.detach(), k_widest, dead, losses.k_aux)
     main = _reconstruction_terms(kernels, sae, x_centered, chosen, settings)
-    residual = main[0].residual
-    squared_error, spread = square_sum(residual), _spread(x_centered)
-    loss = sum(term.weight * square_sum(term.residual) for term in main)
+    squared_errors = [square_sum(term.residual) for term in main]
+    loss = sum(term.weight * squared for term, squared in zip(main, squared_errors, strict=True))
     auxiliary, terms = 0.0, main
     if len(dead):
-        term = _auxiliary_term(kernels, sae, residual, chosen, losses.aux_coefficient)
-        if math.isfinite(term.weight * square_sum(term.residual)):
-            auxiliary = term.weight * square_sum(term.residual)
-            terms = [*main, term]
+        term = _auxiliary_term(kernels, sae, main[0].residual, chosen, losses.aux_coefficient)
+        found = term.weight * square_sum(term.residual)
+        if math.isfinite(found):
+            auxiliary, terms = found, [*main, term]
     is_finite = math.isfinite(loss) and _update(kernels, sae, state, x_centered, main, terms, settings, adam)
     if is_finite:
         count_activity(state.tokens_since_active, main[0].values, main[0].indices)
     return StepReport(
         loss=loss + auxiliary,
         auxiliary_loss=auxiliary / losses.aux_coefficient if auxiliary else 0.0,
-        squared_error=squared_error,
-        spread=spread,
+        squared_error=squared_errors[0],
+        spread=_spread(x_centered),
         l0=float((main[0].values > 0).sum() / len(x)),
         dead_share=float(is_dead.float().mean()),
         is_finite=is_finite,
