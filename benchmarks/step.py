@@ -95,8 +95,9 @@ def new_trainer(options: Options, raw: Tensor, step: str) -> Trainer:
 
 def one_step(trainer: Trainer, raw: Tensor, options: Options) -> None:
     if options.auxk:
-        dead = int(options.dead_share * options.n_latents)
-        trainer.state.tokens_since_active[:dead] = trainer.settings.dead_tokens
+        order = torch.randperm(options.n_latents, generator=torch.Generator().manual_seed(1))
+        dead = order[: int(options.dead_share * options.n_latents)].to(options.device)
+        trainer.state.tokens_since_active[dead] = trainer.settings.dead_tokens
     report = trainer.step(raw)
     assert report is not None
     assert (report.auxiliary_loss > 0) == options.auxk

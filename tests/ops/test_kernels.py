@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from monosem.ops import cpu, reference
-from monosem.ops.reference import AdamStep, ErrorTerm, Optimized, normalize_rows
+from monosem.ops.reference import AdamStep, ErrorTerm, LatentGradients, Optimized, normalize_rows
 
 MODULES: list[ModuleType] = [cpu]
 if importlib.util.find_spec("triton"):
@@ -62,25 +62,30 @@ def test_the_chosen_latents_are_exactly_the_k_largest(
     batch, n_latents, d_model, k = shape
     x = torch.randn(batch, d_model, generator=seeded())
     W_enc, b_enc = encoder(n_latents, d_model, rounded=rounded)
-    none = torch.empty(0, dtype=torch.int64)
-    expected = reference.encode_topk(x, W_enc, b_enc, k, none, 4)
-    found = kernels.encode_topk(x, W_enc, b_enc, k, none, 4)
+    expected = reference.encode_topk(x, W_enc, b_enc, k, *no_dead(batch))
+    found = kernels.encode_topk(x, W_enc, b_enc, k, *no_dead(batch))
     torch.testing.assert_close(found.values, expected.values)
     assert (found.values.diff(dim=1) <= 0).all()
     dense = x @ W_enc.weight.T + b_enc
     torch.testing.assert_close(dense.gather(1, found.indices.long()), found.values)
     assert all(len(set(row)) == k for row in found.indices.tolist())
-    assert found.dead_values.shape == found.dead_indices.shape == (batch, 0)
 
 
 def test_many_blocks_choose_as_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(41, 16, generator=seeded())
     W_enc, b_enc = encoder(203, 16, rounded=True)
     dead = torch.arange(0, 203, 3)
-    whole = cpu.encode_topk(x, W_enc, b_enc, 5, dead, 8)
+    whole, in_blocks = (torch.full((len(dead), 39), torch.nan, dtype=torch.bfloat16) for _ in range(2))
+    expected = cpu.encode_topk(x, W_enc, b_enc, 5, dead, 8, whole)
     monkeypatch.setattr(cpu, "BLOCK_BYTES", 10 * 203 * 2)
-    for expected, found in zip(whole, cpu.encode_topk(x, W_enc, b_enc, 5, dead, 8), strict=True):
-        assert torch.equal(expected, found)
+    found = cpu.encode_topk(x, W_enc, b_enc, 5, dead, 8, in_blocks)
+    assert torch.equal(whole, in_blocks)
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
+def no_dead(batch: int) -> tuple[Tensor, int, Tensor]:
+    """The last arguments of encode_topk where AuxK has nothing to do."""
+    return torch.empty(0, dtype=torch.int64), 4, torch.empty(0, batch)
 
 
 def adversarial_rows() -> dict[str, Tensor]:
@@ -111,7 +116,7 @@ def test_adversarial_rows_give_torchs_values(kernels: ModuleType, name: str, k: 
     row = adversarial_rows()[name].bfloat16().float()
     W_enc = optimized(torch.randn(100, 8, generator=seeded()), rounded=rounded)
     x = torch.stack([torch.zeros(8), torch.randn(8, generator=seeded(3))])
-    found = kernels.encode_topk(x, W_enc, row, k, torch.empty(0, dtype=torch.int64), 1)
+    found = kernels.encode_topk(x, W_enc, row, k, *no_dead(2))
     assert torch.equal(found.values[0], row.topk(k).values)
     assert torch.equal(row[found.indices[0].long()], found.values[0])
     torch.testing.assert_close(found.values[1], (x[1] @ W_enc.weight.T + row).topk(k).values)
@@ -124,33 +129,69 @@ def test_what_is_not_finite_gives_places_that_exist(where: str, entry: float) ->
     x = torch.randn(3, 8, generator=seeded())
     {"weight": W_enc.weight, "input": x, "bias": b_enc}[where][1:].fill_(entry)
     W_enc = W_enc._replace(rounded=W_enc.weight.bfloat16())
-    found = cpu.encode_topk(x, W_enc, b_enc, 5, torch.arange(50), 7)
+    found = cpu.encode_topk(x, W_enc, b_enc, 5, torch.arange(50), 7, torch.empty(50, 3, dtype=torch.bfloat16))
     if where == "input" or where == "weight":
         assert not found.values[1:].isfinite().all()
     assert all(len(set(row)) == 5 and 0 <= min(row) <= max(row) < 100 for row in found.indices.tolist())
-    assert all(0 <= min(row) <= max(row) < 50 for row in found.dead_indices.tolist())
 
 
 @every_module
 @pytest.mark.parametrize("rounded", [False, True])
-@pytest.mark.parametrize(("n_dead", "k_aux"), [(0, 4), (1, 4), (40, 4), (97, 16), (97, 97), (97, 200)])
-def test_the_dead_latents_chosen_are_the_strongest_of_them(
-    kernels: ModuleType, n_dead: int, k_aux: int, rounded: bool
+@pytest.mark.parametrize("aux_tokens", [11, 4])
+@pytest.mark.parametrize(("n_dead", "k_aux"), [(1, 4), (40, 4), (97, 16), (97, 97), (97, 200)])
+def test_the_dead_codes_are_the_strongest_of_the_dead(
+    kernels: ModuleType, n_dead: int, k_aux: int, aux_tokens: int, rounded: bool
 ) -> None:
     x = torch.randn(11, 13, generator=seeded())
     W_enc, b_enc = encoder(97, 13, rounded=rounded)
     dead = torch.randperm(97, generator=seeded(5))[:n_dead].sort().values
-    found = kernels.encode_topk(x, W_enc, b_enc, 3, dead, k_aux)
-    product = W_enc._replace(weight=W_enc.weight if W_enc.rounded is None else W_enc.rounded.float())
+    multiplied = W_enc.weight if W_enc.rounded is None else W_enc.rounded
+    expected, found = (torch.full((n_dead, aux_tokens), torch.nan, dtype=multiplied.dtype) for _ in range(2))
     inputs = x.bfloat16().float() if rounded else x
-    expected = reference.encode_topk(inputs, product, b_enc, 3, dead, k_aux)
+    product = W_enc._replace(weight=multiplied.float())
+    reference.encode_topk(inputs, product, b_enc, 3, dead, k_aux, expected)
+    kernels.encode_topk(x, W_enc, b_enc, 3, dead, k_aux, found)
+    assert (found >= 0).all()
     tolerance = {"rtol": 1e-2, "atol": 1e-2} if rounded else {"rtol": 1e-5, "atol": 1e-5}
-    assert found.dead_indices.shape == (11, min(k_aux, n_dead))
-    torch.testing.assert_close(found.dead_values.sort(dim=1, descending=True).values, expected.dead_values, **tolerance)
-    dense = x @ W_enc.weight.T + b_enc
+    torch.testing.assert_close(found.sort(dim=0).values, expected.sort(dim=0).values, **tolerance)
+    dense = (x[:aux_tokens] @ W_enc.weight[dead].T + b_enc[dead]).T.to(found.dtype)
     loose = {"rtol": 3e-2, "atol": 3e-2} if rounded else tolerance
-    torch.testing.assert_close(dense.gather(1, found.dead_indices.long()), found.dead_values, **loose)
-    assert all(len(set(row)) == len(row) and set(row) <= set(dead.tolist()) for row in found.dead_indices.tolist())
+    torch.testing.assert_close(found, torch.where(found > 0, dense, 0), **loose)
+    assert ((found > 0).sum(dim=0) == dense.topk(min(k_aux, n_dead), dim=0).values.gt(0).sum(dim=0)).all()
+
+
+@pytest.mark.parametrize("k_aux", [1, 3, 64, 999, 1000])
+def test_of_equal_dead_latents_the_first_are_kept(k_aux: int) -> None:
+    # Three levels and a token of equal ones, many ties at the k-th whatever k is.
+    levels = torch.tensor([3.0, 2.0, 2.0, 1.0]).repeat(250)
+    for bias in (levels, torch.full((1000,), 0.5)):
+        W_enc = optimized(torch.zeros(1000, 4), rounded=True)
+        codes = torch.empty(1000, 70, dtype=torch.bfloat16)
+        cpu.encode_topk(torch.zeros(70, 4), W_enc, bias, 1, torch.arange(1000), k_aux, codes)
+        order = bias.sort(descending=True, stable=True).indices[:k_aux]
+        expected = torch.zeros(1000).index_copy(0, order, bias[order])
+        assert torch.equal(codes.float(), expected[:, None].expand(-1, 70))
+
+
+@every_module
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (37, 13, 7), (64, 31, 50)])
+def test_the_gradients_of_codes_and_the_rows_they_need(
+    kernels: ModuleType, shape: tuple[int, int, int], dtype: torch.dtype
+) -> None:
+    some, d_model, tokens = shape
+    W_dec = torch.randn(2 * some, d_model, generator=seeded())
+    latents = torch.randperm(2 * some, generator=seeded(1))[:some].sort().values
+    rows, columns = kernels.dense_rows(W_dec, latents, dtype)
+    assert torch.equal(rows, W_dec[latents].to(dtype))
+    assert torch.equal(columns, rows.T)
+    codes = torch.randn(some, tokens, generator=seeded(2)).relu().to(dtype)
+    pull = torch.randn(tokens, d_model, generator=seeded(3)).to(dtype)
+    gradients, sums = kernels.code_gradients(rows, pull, codes)
+    expected, expected_sums = reference.code_gradients(*(tensor.double() for tensor in (rows, pull, codes)))
+    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-2, "atol": 1e-2}
+    torch.testing.assert_close(gradients.double(), expected, **tolerance)
+    torch.testing.assert_close(sums.double(), expected_sums, rtol=tolerance["rtol"], atol=tolerance["atol"] * tokens)
 
 
 @every_module
@@ -174,7 +215,7 @@ def decoding(shape: tuple[int, int, int, int], seed: int = 0) -> tuple[Tensor, T
 
 
 def error_terms(shape: tuple[int, int, int, int], count: int) -> tuple[Tensor, list[ErrorTerm]]:
-    """Up to three terms on the same decoder; some kept values are zero."""
+    """Some terms on the same decoder; some kept values are zero."""
     terms: list[ErrorTerm] = []
     x = decoding(shape)[0]
     for number in range(count):
@@ -184,29 +225,45 @@ def error_terms(shape: tuple[int, int, int, int], count: int) -> tuple[Tensor, l
     return x, terms
 
 
+def auxiliary_rows(shape: tuple[int, int, int, int], dtype: torch.dtype) -> LatentGradients:
+    """Gradients of every other latent."""
+    latents = torch.arange(0, shape[1], 2)
+    of_W_enc, of_W_dec = (torch.randn(len(latents), shape[2], generator=seeded(seed)).to(dtype) for seed in (5, 6))
+    return LatentGradients(latents, of_W_enc, torch.randn(len(latents), generator=seeded(7)), of_W_dec)
+
+
 @every_module
 @pytest.mark.parametrize("with_bias", [True, False])
-@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, None])
+@pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_update_is_the_references(
-    kernels: ModuleType, shape: tuple[int, int, int, int], count: int, with_bias: bool
+    kernels: ModuleType,
+    shape: tuple[int, int, int, int],
+    count: int,
+    dtype: torch.dtype | None,
+    with_bias: bool,
 ) -> None:
     x, terms = error_terms(shape, count)
+    auxiliary = None if dtype is None else auxiliary_rows(shape, dtype)
     W_enc, b_enc = encoder(shape[1], shape[2], rounded=True)
     start = [W_enc, optimized(b_enc), optimized(decoding(shape)[3], seed=17)]
     if count == 2:
         start = [parameter._replace(average=None) for parameter in start]
     adam = AdamStep(learning_rate=1e-2, step=7, ema_decay=0.99, gradient_scale=0.8)
     results: list[list[Optimized]] = []
+    of_b_pre: list[Tensor] = []
     for module in (reference, kernels):
         encoder_, bias, decoder = (cloned(parameter) for parameter in start)
-        module.update_latents(encoder_, bias if with_bias else None, decoder, terms, x, adam)
+        trained_bias = bias if with_bias else None
+        of_b_pre.append(module.update_latents(encoder_, trained_bias, decoder, terms, auxiliary, x, adam))
         results.append([encoder_, bias, decoder])
     for expected, found in zip(*results, strict=True):
         for wanted, tensor in zip(expected[:4], found[:4], strict=True):
             assert (wanted is None) == (tensor is None)
             if wanted is not None:
                 torch.testing.assert_close(tensor, wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(of_b_pre[1], of_b_pre[0], rtol=1e-4, atol=1e-3)
     assert results[1][0].rounded is not None
     # Triton's interpreter cuts off where the device rounds to nearest.
     one_unit = 0 if kernels is cpu else 2**-7
@@ -218,18 +275,16 @@ def test_the_update_is_the_references(
 
 
 @every_module
-@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_gradient_norms_and_the_pull_on_b_pre(
-    kernels: ModuleType, shape: tuple[int, int, int, int], count: int
-) -> None:
+def test_gradient_norms(kernels: ModuleType, shape: tuple[int, int, int, int], count: int) -> None:
     x, terms = error_terms(shape, count)
     W_dec = decoding(shape)[3]
-    expected = reference.gradient_square_sums(terms, x, W_dec)
-    assert kernels.gradient_square_sums(terms, x, W_dec) == pytest.approx(expected, rel=1e-4, abs=1e-6)
     W_enc, _ = encoder(shape[1], shape[2], rounded=False)
-    pull = reference.pull_on_b_pre(terms, W_enc.weight)
-    torch.testing.assert_close(kernels.pull_on_b_pre(terms, W_enc.weight), pull, rtol=1e-4, atol=1e-3)
+    for auxiliary in (None, auxiliary_rows(shape, torch.bfloat16)):
+        arguments = (terms, auxiliary, x, W_enc.weight, W_dec)
+        expected = reference.gradient_square_sums(*arguments)
+        assert kernels.gradient_square_sums(*arguments) == pytest.approx(expected, rel=1e-3, abs=1e-6)
 
 
 @every_module
@@ -244,7 +299,7 @@ def test_moments_in_bfloat16_are_rounded_as_the_reference_rounds_them(
     results: list[list[Optimized]] = []
     for module in (reference, kernels):
         moved = [cloned(parameter) for parameter in halved]
-        module.update_latents(*moved, terms, x, AdamStep(1e-2, 7, 0.99))
+        module.update_latents(*moved, terms, None, x, AdamStep(1e-2, 7, 0.99))
         results.append(moved)
     for expected, found in zip(*results, strict=True):
         torch.testing.assert_close(found.weight, expected.weight, rtol=1e-4, atol=1e-5)
@@ -286,8 +341,8 @@ def test_a_latent_that_every_token_chose_and_one_that_none_did(
     still = Optimized(W_dec.clone(), torch.zeros(9, 4), torch.zeros(9, 4), torch.zeros(9, 4))
     moved = [cloned(still) for _ in range(4)]
     adam = AdamStep(1e-2, 1, 0.5)
-    reference.update_latents(moved[0], None, moved[1], terms, x, adam)
-    kernels.update_latents(moved[2], None, moved[3], terms, x, adam)
+    reference.update_latents(moved[0], None, moved[1], terms, None, x, adam)
+    kernels.update_latents(moved[2], None, moved[3], terms, None, x, adam)
     for expected, found in zip(moved[:2], moved[2:], strict=True):
         torch.testing.assert_close(found.weight, expected.weight, rtol=1e-4, atol=1e-5)
         assert torch.equal(found.weight[0], W_dec[0])  # Adam with no history leaves a latent without gradient alone
@@ -305,16 +360,20 @@ def one_thread() -> Iterator[None]:
 
 def one_of_everything() -> list[Tensor]:
     shape = (130, 1009, 48, 16)
-    x, terms = error_terms(shape, 3)
+    x, terms = error_terms(shape, 2)
     W_enc, b_enc = encoder(shape[1], shape[2], rounded=True)
-    chosen = cpu.encode_topk(x, W_enc, b_enc, 16, torch.arange(0, 1009, 2), 24)
-    residual = cpu.subtract_decoded(x, chosen.values, chosen.indices, decoding(shape)[3])
-    pull = cpu.pull_on_b_pre(terms, W_enc.weight)
-    sums = torch.tensor(cpu.gradient_square_sums(terms, x, decoding(shape)[3]), dtype=torch.float64)
-    bias, decoder = optimized(b_enc), optimized(decoding(shape)[3])
-    cpu.update_latents(W_enc, bias, decoder, terms, x, AdamStep(1e-2, 3, 0.9))
+    dead, codes = torch.arange(0, 1009, 2), torch.empty(505, 130, dtype=torch.bfloat16)
+    chosen = cpu.encode_topk(x, W_enc, b_enc, 16, dead, 24, codes)
+    W_dec = decoding(shape)[3]
+    rows = cpu.dense_rows(W_dec, dead, torch.bfloat16)
+    of_codes = cpu.code_gradients(rows[0], x.bfloat16(), codes)
+    auxiliary = auxiliary_rows(shape, torch.bfloat16)
+    residual = cpu.subtract_decoded(x, chosen.values, chosen.indices, W_dec)
+    sums = torch.tensor(cpu.gradient_square_sums(terms, auxiliary, x, W_enc.weight, W_dec), dtype=torch.float64)
+    bias, decoder = optimized(b_enc), optimized(W_dec)
+    pull = cpu.update_latents(W_enc, bias, decoder, terms, auxiliary, x, AdamStep(1e-2, 3, 0.9))
     moved = [tensor for parameter in (W_enc, bias, decoder) for tensor in parameter if tensor is not None]
-    return [*chosen, *residual, pull, sums, *moved]
+    return [*chosen, codes, *rows, *of_codes, *residual, pull, sums, *moved]
 
 
 def test_every_bit_is_the_same_for_any_number_of_threads(one_thread: None) -> None:

@@ -64,7 +64,7 @@ def test_total_and_every_gradient_equal_dense_autograd(activation: str, multi_to
     if n_dead:
         sae.b_enc.data[:n_dead] += 4  # so that AuxK has something positive to keep
     is_dead = torch.arange(N_LATENTS) < n_dead
-    settings = LossSettings(variance=3.7, aux_coefficient=1 / 32, k_aux=K_AUX, multi_topk=multi_topk)
+    settings = LossSettings(variance=3.7, aux_coefficient=1 / 32, k_aux=K_AUX, aux_share=1.0, multi_topk=multi_topk)
     parameters = [getattr(sae, name) for name in NAMES]
     expected = literal_loss(sae, x, is_dead, settings)
     wanted = torch.autograd.grad(expected, parameters)
@@ -80,7 +80,7 @@ def test_some_kept_values_are_zeroed_by_the_relu_in_these_tests() -> None:
         random_autoencoder(),
         random_batch(),
         torch.zeros(N_LATENTS, dtype=torch.bool),
-        LossSettings(variance=1.0, aux_coefficient=0.0, k_aux=1, multi_topk=False),
+        LossSettings(variance=1.0, aux_coefficient=0.0, k_aux=1, aux_share=1.0, multi_topk=False),
     )
     active = (losses.latent_values > 0).double().mean()
     assert 0.05 < active < 0.95
@@ -105,7 +105,7 @@ def test_a_non_finite_auxiliary_loss_counts_as_zero() -> None:
     is_dead = torch.arange(N_LATENTS) < 5
     sae.b_enc.data[:5] = -1e3  # never among the k, but AuxK's kept values overflow in the decoder
     sae.W_dec.data[:5] = float("inf")
-    settings = LossSettings(variance=1.0, aux_coefficient=1.0, k_aux=2, multi_topk=False)
+    settings = LossSettings(variance=1.0, aux_coefficient=1.0, k_aux=2, aux_share=1.0, multi_topk=False)
     losses = compute_losses(sae, x, is_dead, settings)
     assert losses.auxiliary == 0
     assert losses.total == losses.main

@@ -19,9 +19,10 @@ from numba import prange
 from torch import Tensor
 
 from monosem.ops.compiled import kernel
-from monosem.ops.cpu_choose import BUCKET, TOKENS_A_CHUNK, choose, choose_dead, find_maxima
-from monosem.ops.cpu_update import LATENTS_A_CHUNK, add_at, count, move_latents, place, square_sums, weighted_rows
-from monosem.ops.reference import BETAS, AdamStep, Chosen, ErrorTerm, Optimized
+from monosem.ops.cpu_auxiliary import find_floors, gather, keep_strongest, mask_and_sum
+from monosem.ops.cpu_choose import BUCKET, TOKENS_A_CHUNK, choose, find_maxima
+from monosem.ops.cpu_update import LATENTS_A_CHUNK, count, move_latents, place, square_sums
+from monosem.ops.reference import BETAS, AdamStep, Chosen, ErrorTerm, LatentGradients, Optimized, residuals_part
 
 # A block of pre-activations is at most this many bytes: large enough for the product, small enough for the cache.
 BLOCK_BYTES = 16 << 20
@@ -39,17 +40,13 @@ def rounds_products() -> bool:
     return any(bool(capabilities.get(name)) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
 
-def encode_topk(x_centered: Tensor, W_enc: Optimized, b_enc: Tensor, k: int, dead: Tensor, k_aux: int) -> Chosen:
+def encode_topk(
+    x_centered: Tensor, W_enc: Optimized, b_enc: Tensor, k: int, dead: Tensor, k_aux: int, dead_codes: Tensor
+) -> Chosen:
     """See ``reference.encode_topk``. Dead latents are chosen, and valued, by the product as it is rounded."""
     batch, n_latents = len(x_centered), len(W_enc.weight)
-    k_aux = min(k_aux, len(dead))
     weight = W_enc.weight if W_enc.rounded is None else W_enc.rounded
-    chosen = Chosen(
-        torch.empty(batch, k),
-        torch.empty(batch, k, dtype=torch.int32),
-        torch.empty(batch, k_aux),
-        torch.empty(batch, k_aux, dtype=torch.int32),
-    )
+    chosen = Chosen(torch.empty(batch, k), torch.empty(batch, k, dtype=torch.int32))
     inputs = x_centered.to(weight.dtype)
     tokens = max(TOKENS_A_CHUNK, BLOCK_BYTES // (n_latents * weight.element_size()) // TOKENS_A_CHUNK * TOKENS_A_CHUNK)
     block = torch.empty(n_latents * min(tokens, batch), dtype=weight.dtype)
@@ -65,9 +62,38 @@ def encode_topk(x_centered: Tensor, W_enc: Optimized, b_enc: Tensor, k: int, dea
         choose(
             numbers, maxima, x_centered[here].numpy(), W, b, chosen.values[here].numpy(), chosen.indices[here].numpy()
         )
-        if k_aux:
-            choose_dead(numbers, b, dead_latents, chosen.dead_values[here].numpy(), chosen.dead_indices[here].numpy())
+        if len(dead) and start < dead_codes.shape[1]:
+            _keep_dead(numbers, b, dead_latents, k_aux, dead_codes, start)
     return chosen
+
+
+def _keep_dead(product: Any, b: Any, dead: Any, k_aux: int, codes: Tensor, start: int) -> None:
+    """Write the dead latents' codes for the block's tokens that begins at token ``start``."""
+    tokens = min(product.shape[1], codes.shape[1] - start)
+    bits = _bits(codes)
+    floors, last_ties = np.empty(tokens, bits.dtype), np.empty(tokens, np.int32)
+    find_floors(product, b, dead, min(k_aux, len(dead)), floors, last_ties)
+    keep_strongest(product, b, dead, floors, last_ties, bits, start)
+
+
+def dense_rows(W_dec: Tensor, latents: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """See ``reference.dense_rows``."""
+    n, d_model = len(latents), W_dec.shape[1]
+    rows, columns = torch.empty(n, d_model, dtype=dtype), torch.empty(d_model, n, dtype=dtype)
+    gather(_bits(W_dec), latents.numpy(), _bits(rows), _bits(columns))
+    return rows, columns
+
+
+def code_gradients(rows: Tensor, pull: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+    """See ``reference.code_gradients``."""
+    gradients, sums = rows @ pull.T, torch.empty(len(rows))
+    mask_and_sum(_bits(gradients), _bits(codes), sums.numpy())
+    return gradients, sums
+
+
+def _bits(tensor: Tensor) -> Any:
+    """A float tensor's numbers as integers."""
+    return tensor.view(torch.int16 if tensor.dtype == torch.bfloat16 else torch.int32).numpy()
 
 
 def _numbers(tensor: Tensor) -> Any:
@@ -112,12 +138,29 @@ def subtract_rows(target: Any, values: Any, indices: Any, W: Any, residual: Any,
             products[t, j] = product
 
 
-def gradient_square_sums(terms: Sequence[ErrorTerm], x_centered: Tensor, W_dec: Tensor) -> tuple[float, float, float]:
+def gradient_square_sums(
+    terms: Sequence[ErrorTerm],
+    auxiliary: LatentGradients | None,
+    x_centered: Tensor,
+    W_enc: Tensor,
+    W_dec: Tensor,
+) -> tuple[float, float, float, float]:
     """See ``reference.gradient_square_sums``; no gradient is stored."""
     sums = np.zeros((_chunks(len(W_dec)), 3))
-    square_sums(*_by_latent(terms, len(W_dec)), x_centered.numpy(), *_residuals(terms), W_dec.numpy(), sums)
+    of_b_pre = np.zeros((_chunks(len(W_dec)), W_dec.shape[1]), np.float32)
+    square_sums(
+        *_by_latent(terms, len(W_dec)),
+        x_centered.numpy(),
+        *_residuals(terms),
+        *_rows(auxiliary, W_dec),
+        W_enc.numpy(),
+        W_dec.numpy(),
+        sums,
+        of_b_pre,
+    )
     of_W_enc, of_b_enc, of_W_dec = sums.sum(axis=0).tolist()
-    return of_W_enc, of_b_enc, of_W_dec
+    whole = residuals_part(terms) + torch.from_numpy(of_b_pre.sum(axis=0))
+    return of_W_enc, of_b_enc, of_W_dec, float(whole.double().square().sum())
 
 
 def update_latents(
@@ -125,9 +168,10 @@ def update_latents(
     b_enc: Optimized | None,
     W_dec: Optimized,
     terms: Sequence[ErrorTerm],
+    auxiliary: LatentGradients | None,
     x_centered: Tensor,
     adam: AdamStep,
-) -> None:
+) -> Tensor:
     """See ``reference.update_latents``; one pass over the latents, in which no weight's gradient is ever stored.
 
     Per latent: its gradient rows are summed over the tokens that chose it, and used at once.
@@ -142,29 +186,21 @@ def update_latents(
         ],
         np.float32,
     )
+    of_b_pre = np.zeros((_chunks(n_latents), x_centered.shape[1]), np.float32)
     frozen = Optimized(*torch.empty(3, 0))
     move_latents(
         *_by_latent(terms, n_latents),
         x_centered.numpy(),
         *_residuals(terms),
+        *_rows(auxiliary, W_dec.weight),
         *_arrays(W_enc),
         *_arrays(b_enc or frozen),
         *_arrays(W_dec),
         numbers,
         np.uint32(adam.step),
+        of_b_pre,
     )
-
-
-def pull_on_b_pre(terms: Sequence[ErrorTerm], W_enc: Tensor) -> Tensor:
-    """See ``reference.pull_on_b_pre``."""
-    n_latents, d_model = W_enc.shape
-    sums, partial = np.zeros(n_latents), np.zeros((_chunks(n_latents), d_model), np.float32)
-    pull = torch.zeros(d_model)
-    for term in terms:
-        add_at(sums, term.indices.numpy(), term.products.numpy(), 2 * term.weight)
-        pull -= 2 * term.weight * term.residual.sum(dim=0)
-    weighted_rows(sums, W_enc.numpy(), partial)
-    return pull + torch.from_numpy(partial.sum(axis=0))
+    return residuals_part(terms) + torch.from_numpy(of_b_pre.sum(axis=0))
 
 
 def _chunks(n_latents: int) -> int:
@@ -172,9 +208,20 @@ def _chunks(n_latents: int) -> int:
 
 
 def _residuals(terms: Sequence[ErrorTerm]) -> list[Any]:
-    """The residuals of up to three terms; one that is missing has no rows."""
+    """The residuals of up to two terms; one that is missing has no rows."""
     found = [term.residual.numpy() for term in terms]
-    return found + [np.empty((0, found[0].shape[1]), np.float32)] * (3 - len(found))
+    return found + [np.empty((0, found[0].shape[1]), np.float32)] * (2 - len(found))
+
+
+def _rows(auxiliary: LatentGradients | None, W_dec: Tensor) -> list[Any]:
+    """Which row of the auxiliary gradients each latent has, or -1; and these gradients."""
+    row_of = torch.full((len(W_dec),), -1, dtype=torch.int32)
+    if auxiliary is None:
+        none = W_dec.new_empty(0, W_dec.shape[1])
+        auxiliary = LatentGradients(torch.empty(0, dtype=torch.int64), none, none[:, 0], none)
+    latents, of_W_enc, of_b_enc, of_W_dec = auxiliary
+    row_of[latents] = torch.arange(len(latents), dtype=torch.int32)
+    return [row_of.numpy(), _numbers(of_W_enc), of_b_enc.numpy(), _numbers(of_W_dec)]
 
 
 def _arrays(parameter: Optimized) -> list[Any]:

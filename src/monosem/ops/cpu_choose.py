@@ -8,23 +8,11 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from monosem.ops.compiled import inner, kernel, widen
+from monosem.ops.compiled import float_of, inner, kernel
 
 BUCKET = 16
 # Tokens whose bfloat16 pre-activations of a latent are one line of the cache.
 TOKENS_A_CHUNK = 32
-
-
-@inner
-def widen_column(product: Any, first: int, count: int, column: int, out: Any) -> None:
-    """``_widen`` for a few entries of a column."""
-    if product.itemsize == 2:
-        wide = out.view(np.int32)
-        for j in range(count):
-            wide[j] = np.int32(product[first + j, column]) << 16
-    else:
-        for j in range(count):
-            out[j] = product[first + j, column]
 
 
 @kernel
@@ -32,19 +20,26 @@ def find_maxima(product: Any, b: Any, maxima: Any) -> None:
     """For every bucket of latents and every token, the largest pre-activation in it."""
     n, tokens = product.shape
     for bucket in prange((n + BUCKET - 1) // BUCKET):
-        row = np.empty(tokens, np.float32)
         largest = maxima[bucket]
         first = bucket * BUCKET
-        for i in range(first, min(first + BUCKET, n)):
-            widen(product[i], row)
-            bias = b[i]
-            if i == first:
-                for t in range(tokens):
-                    largest[t] = row[t] + bias
-            else:
-                for t in range(tokens):
-                    value = row[t] + bias
-                    largest[t] = value if value > largest[t] else largest[t]
+        end = min(first + BUCKET, n)
+        largest[:] = -np.inf
+        whole = first + (end - first) // 4 * 4
+        for i in range(first, whole, 4):
+            row0, row1, row2, row3 = product[i], product[i + 1], product[i + 2], product[i + 3]
+            b0, b1, b2, b3 = b[i], b[i + 1], b[i + 2], b[i + 3]
+            for t in range(tokens):
+                v0, v1 = float_of(row0[t], product) + b0, float_of(row1[t], product) + b1
+                v2, v3 = float_of(row2[t], product) + b2, float_of(row3[t], product) + b3
+                v0 = v0 if v0 > v1 else v1
+                v2 = v2 if v2 > v3 else v3
+                v0 = v0 if v0 > v2 else v2
+                largest[t] = v0 if v0 > largest[t] else largest[t]
+        for i in range(whole, end):
+            row0, b0 = product[i], b[i]
+            for t in range(tokens):
+                v0 = float_of(row0[t], product) + b0
+                largest[t] = v0 if v0 > largest[t] else largest[t]
 
 
 @inner
@@ -75,6 +70,50 @@ def kth_largest(values: Any, count: int, k: int, keys: Any) -> Any:
     return values[0]
 
 
+@inner
+def find_groups_maxima(maxima: Any, first: int, of_token: Any) -> None:
+    """For some tokens from ``first``, the largest maximum of every group of buckets."""
+    buckets, groups = len(maxima), of_token.shape[1]
+    together = (buckets + groups - 1) // groups
+    here = len(of_token)
+    largest = np.empty(here, np.float32)
+    for group in range(groups):
+        largest[:] = -np.inf
+        for bucket in range(group * together, min(group * together + together, buckets)):
+            row = maxima[bucket, first : first + here]
+            for t in range(here):
+                largest[t] = row[t] if row[t] > largest[t] else largest[t]
+        for t in range(here):
+            of_token[t, group] = largest[t]
+
+
+@inner
+def collect(product: Any, maxima: Any, b: Any, first: int, floors: Any, values: Any, places: Any, found: Any) -> None:
+    """For some tokens from ``first``, all pre-activations at or above each token's floor, by latent."""
+    n, here = len(product), len(floors)
+    hits = np.zeros((here + 7) // 8 * 8, np.uint8)
+    eights = hits.view(np.uint64)
+    found[:] = 0
+    for bucket in range(len(maxima)):
+        row = maxima[bucket, first : first + here]
+        for t in range(here):
+            hits[t] = np.uint8(row[t] >= floors[t])
+        for eight in range(len(eights)):
+            if eights[eight] == 0:
+                continue
+            for t in range(8 * eight, min(8 * eight + 8, here)):
+                if hits[t] == 0:
+                    continue
+                floor, mine, latents, count = floors[t], values[t], places[t], found[t]
+                for i in range(bucket * BUCKET, min(bucket * BUCKET + BUCKET, n)):
+                    value = float_of(product[i, first + t], product) + b[i]
+                    if value >= floor:
+                        mine[count] = value
+                        latents[count] = i
+                        count += 1
+                found[t] = count
+
+
 @kernel
 def choose(product: Any, maxima: Any, x: Any, W: Any, b: Any, values: Any, indices: Any) -> None:
     """Choose every token's latents: the buckets that may hold them, the candidates in these, the exact decision."""
@@ -91,110 +130,38 @@ def choose(product: Any, maxima: Any, x: Any, W: Any, b: Any, values: Any, indic
     for chunk in prange((tokens + TOKENS_A_CHUNK - 1) // TOKENS_A_CHUNK):
         first = chunk * TOKENS_A_CHUNK
         here = min(first + TOKENS_A_CHUNK, tokens) - first
-        of_token = np.empty((TOKENS_A_CHUNK, groups), np.float32)
-        largest = np.empty(TOKENS_A_CHUNK, np.float32)
-        for group in range(groups):
-            largest[:] = -np.inf
-            for bucket in range(group * together, min(group * together + together, buckets)):
-                row = maxima[bucket, first : first + here]
-                for t in range(here):
-                    largest[t] = row[t] if row[t] > largest[t] else largest[t]
-            for t in range(here):
-                of_token[t, group] = largest[t]
-        column = np.empty(BUCKET, np.float32)
-        found_values = np.empty(n, np.float32)
-        places = np.empty(n, np.int32)
         keys = np.empty(n, np.int32)
-        for t in range(here):
-            token = first + t
-            floor = np.float32(-np.inf)
-            if groups >= k:
+        floors = np.full(here, -np.inf, np.float32)
+        if groups >= k:
+            of_token = np.empty((here, groups), np.float32)
+            find_groups_maxima(maxima, first, of_token)
+            for t in range(here):
                 floor = kth_largest(of_token[t], groups, k, keys)
-                floor -= share * (abs(floor) + greatest_bias)
-            found = 0
-            for group in range(groups):
-                if of_token[t, group] < floor:
-                    continue
-                for bucket in range(group * together, min(group * together + together, buckets)):
-                    if maxima[bucket, token] < floor:
-                        continue
-                    below = bucket * BUCKET
-                    latents = min(BUCKET, n - below)
-                    widen_column(product, below, latents, token, column)
-                    for j in range(latents):
-                        value = column[j] + b[below + j]
-                        if value >= floor:
-                            found_values[found] = value
-                            places[found] = below + j
-                            found += 1
-            floor = kth_largest(found_values, found, k, keys)
+                floors[t] = floor - share * (abs(floor) + greatest_bias)
+        found_values, found_places = np.empty((here, n), np.float32), np.empty((here, n), np.int32)
+        counts = np.empty(here, np.int64)
+        collect(product, maxima, b, first, floors, found_values, found_places, counts)
+        for t in range(here):
+            token, found, places = first + t, found_values[t], found_places[t]
+            floor = kth_largest(found, counts[t], k, keys)
             floor -= share * (abs(floor) + greatest_bias)
             candidates = 0
-            for j in range(found):
-                if found_values[j] >= floor:
+            for j in range(counts[t]):
+                if found[j] >= floor:
                     i = places[j]
                     places[candidates] = i
                     exact = np.float32(0)
                     weights, mine = W[i], x[token]
                     for c in range(len(weights)):
                         exact += mine[c] * weights[c]
-                    found_values[candidates] = -(exact + b[i])
+                    found[candidates] = -(exact + b[i])
                     candidates += 1
             if candidates < k:  # NaN is at least nothing; the loss will tell
                 for j in range(k):
                     values[token, j] = np.nan
                     indices[token, j] = j
                 continue
-            order = np.argsort(found_values[:candidates], kind="mergesort")
+            order = np.argsort(found[:candidates], kind="mergesort")
             for j in range(k):
-                values[token, j] = -found_values[order[j]]
+                values[token, j] = -found[order[j]]
                 indices[token, j] = places[order[j]]
-
-
-@kernel
-def choose_dead(product: Any, b: Any, dead: Any, values: Any, indices: Any) -> None:
-    """Choose every token's strongest dead latents; of equal ones the first."""
-    tokens, k_aux = indices.shape
-    together = max(1, len(dead) // (4 * k_aux))
-    groups = (len(dead) + together - 1) // together
-    for chunk in prange((tokens + TOKENS_A_CHUNK - 1) // TOKENS_A_CHUNK):
-        first = chunk * TOKENS_A_CHUNK
-        here = min(first + TOKENS_A_CHUNK, tokens) - first
-        of_token = np.empty((TOKENS_A_CHUNK, len(dead)), np.float32)
-        row = np.empty(TOKENS_A_CHUNK, np.float32)
-        of_group = np.empty(groups, np.float32)
-        found_values = np.empty(len(dead), np.float32)
-        places = np.empty(len(dead), np.int32)
-        keys = np.empty(len(dead), np.int32)
-        for j in range(len(dead)):
-            widen(product[dead[j], first : first + here], row)
-            for t in range(here):
-                of_token[t, j] = row[t] + b[dead[j]]
-        for t in range(here):
-            mine = of_token[t]
-            for group in range(groups):
-                largest = mine[group * together]
-                for j in range(group * together + 1, min(group * together + together, len(dead))):
-                    largest = mine[j] if mine[j] > largest else largest
-                of_group[group] = largest
-            floor = kth_largest(of_group, groups, k_aux, keys) if groups >= k_aux else np.float32(-np.inf)
-            candidates = 0
-            for j in range(len(dead)):
-                if mine[j] >= floor:
-                    found_values[candidates] = mine[j]
-                    places[candidates] = dead[j]
-                    candidates += 1
-            floor = kth_largest(found_values, candidates, k_aux, keys)
-            at_floor = k_aux
-            for j in range(candidates):
-                at_floor -= np.int64(found_values[j] > floor)
-            found = 0
-            for j in range(candidates):
-                if found_values[j] > floor or (found_values[j] == floor and at_floor > 0):
-                    at_floor -= np.int64(found_values[j] == floor)
-                    values[first + t, found] = found_values[j]
-                    indices[first + t, found] = places[j]
-                    found += 1
-            for j in range(found, k_aux):  # NaN
-                values[first + t, j] = np.nan
-                indices[first + t, j] = dead[j]

@@ -43,25 +43,6 @@ def place(
 
 
 @inner
-def add_at(sums: Any, indices: Any, values: Any, scale: float) -> None:
-    for t in range(indices.shape[0]):
-        for j in range(indices.shape[1]):
-            sums[indices[t, j]] += scale * values[t, j]
-
-
-@kernel
-def weighted_rows(weights: Any, rows: Any, partial: Any) -> None:
-    """Sum the weighted rows of every chunk of latents on its own."""
-    n, d = rows.shape
-    for chunk in prange(len(partial)):
-        for i in range(chunk * LATENTS_A_CHUNK, min(chunk * LATENTS_A_CHUNK + LATENTS_A_CHUNK, n)):
-            weight = np.float32(weights[i])
-            if weight != 0:
-                for c in range(d):
-                    partial[chunk, c] += weight * rows[i, c]
-
-
-@inner
 def gradient_of(
     i: int,
     starts: Any,
@@ -71,19 +52,25 @@ def gradient_of(
     x: Any,
     first_residual: Any,
     second_residual: Any,
-    third_residual: Any,
+    row_of: Any,
+    encoder_rows: Any,
+    biases: Any,
+    decoder_rows: Any,
     W_dec: Any,
     of_W_enc: Any,
     of_W_dec: Any,
 ) -> Any:
-    """Latent i's gradient rows, the decoder's without its component along the decoder row; returns b_enc's."""
+    """Latent i's gradient rows, the decoder's without its component along the decoder row.
+
+    Returns b_enc's gradient, and the part of it that the terms make, without the auxiliary loss.
+    """
     terms = (len(starts) - 1) // len(W_dec)
     d = x.shape[1]
     of_W_enc[:] = 0
     of_W_dec[:] = 0
     of_b_enc = np.float32(0)
     for term in range(terms):
-        residual = first_residual if term == 0 else second_residual if term == 1 else third_residual
+        residual = first_residual if term == 0 else second_residual
         for entry in range(starts[i * terms + term], starts[i * terms + term + 1]):
             t = tokens[entry]
             coefficient = of_input[entry]
@@ -97,12 +84,30 @@ def gradient_of(
                 row = residual[t]
                 for c in range(d):
                     of_W_dec[c] += coefficient * row[c]
+    by_terms = of_b_enc
+    if row_of[i] >= 0:
+        more = np.empty(d, np.float32)
+        of_b_enc += biases[row_of[i]]
+        widen(encoder_rows[row_of[i]], more)
+        for c in range(d):
+            of_W_enc[c] += more[c]
+        widen(decoder_rows[row_of[i]], more)
+        for c in range(d):
+            of_W_dec[c] += more[c]
     along = np.float32(0)
     for c in range(d):
         along += of_W_dec[c] * W_dec[i, c]
     for c in range(d):
         of_W_dec[c] -= along * W_dec[i, c]
-    return of_b_enc
+    return of_b_enc, by_terms
+
+
+@inner
+def add_row(of_pre_activation: Any, row: Any, of_b_pre: Any) -> None:
+    """A pre-activation contains b_pre once, by −W_enc's row."""
+    if of_pre_activation != 0:
+        for c in range(len(row)):
+            of_b_pre[c] -= of_pre_activation * row[c]
 
 
 @kernel
@@ -114,16 +119,21 @@ def square_sums(
     x: Any,
     first_residual: Any,
     second_residual: Any,
-    third_residual: Any,
+    row_of: Any,
+    encoder_rows: Any,
+    biases: Any,
+    decoder_rows: Any,
+    W_enc: Any,
     W_dec: Any,
     sums: Any,
+    of_b_pre: Any,
 ) -> None:
     n, d = W_dec.shape
     for chunk in prange(len(sums)):
         of_W_enc = np.empty(d, np.float32)
         of_W_dec = np.empty(d, np.float32)
         for i in range(chunk * LATENTS_A_CHUNK, min(chunk * LATENTS_A_CHUNK + LATENTS_A_CHUNK, n)):
-            of_b_enc = gradient_of(
+            of_b_enc, by_terms = gradient_of(
                 i,
                 starts,
                 tokens,
@@ -132,11 +142,15 @@ def square_sums(
                 x,
                 first_residual,
                 second_residual,
-                third_residual,
+                row_of,
+                encoder_rows,
+                biases,
+                decoder_rows,
                 W_dec,
                 of_W_enc,
                 of_W_dec,
             )
+            add_row(by_terms, W_enc[i], of_b_pre[chunk])
             sums[chunk, 1] += of_b_enc * of_b_enc
             for c in range(d):
                 sums[chunk, 0] += of_W_enc[c] * of_W_enc[c]
@@ -205,7 +219,10 @@ def move_latents(
     x: Any,
     first_residual: Any,
     second_residual: Any,
-    third_residual: Any,
+    row_of: Any,
+    encoder_rows: Any,
+    biases: Any,
+    decoder_rows: Any,
     W_enc: Any,
     W_enc_first: Any,
     W_enc_second: Any,
@@ -223,7 +240,9 @@ def move_latents(
     W_dec_rounded: Any,
     numbers: Any,
     seed: Any,
+    of_b_pre: Any,
 ) -> None:
+    """Move every latent; add up, by chunks of latents, what b_pre's gradient gets from pre-activations."""
     n, d = W_dec.shape
     for chunk in prange((n + LATENTS_A_CHUNK - 1) // LATENTS_A_CHUNK):
         of_W_enc = np.empty(d, np.float32)
@@ -231,7 +250,7 @@ def move_latents(
         of_b_enc = np.empty(1, np.float32)
         scratch = np.empty((2, d), np.float32)
         for i in range(chunk * LATENTS_A_CHUNK, min(chunk * LATENTS_A_CHUNK + LATENTS_A_CHUNK, n)):
-            of_b_enc[0] = gradient_of(
+            of_b_enc[0], by_terms = gradient_of(
                 i,
                 starts,
                 tokens,
@@ -240,11 +259,15 @@ def move_latents(
                 x,
                 first_residual,
                 second_residual,
-                third_residual,
+                row_of,
+                encoder_rows,
+                biases,
+                decoder_rows,
                 W_dec,
                 of_W_enc,
                 of_W_dec,
             )
+            add_row(by_terms, W_enc[i], of_b_pre[chunk])
             adam_row(W_dec[i], W_dec_first[i], W_dec_second[i], of_W_dec, numbers, scratch, i * d, seed)
             length = np.float32(0)
             for c in range(d):

@@ -5,8 +5,8 @@ A code has ``k`` latents a token: ``latent_values`` and ``latent_indices``, both
 of rows is torch's ``embedding_bag``, which never makes the ``[batch, k, d_model]`` tensor of gathered rows: at 2,048
 tokens, k=32, d_model=256 on two cores it takes 1.0 ms where gathering and multiplying takes 6.8.
 
-The fused training step rests on five operations of this file, which every kernel module offers under the same names:
-``encode_topk``, ``subtract_decoded``, ``pull_on_b_pre``, ``gradient_square_sums`` and ``update_latents``.
+The fused training step rests on some operations of this file, which every kernel module offers under the same names:
+those of ``ops/sparse.Kernels``.
 """
 
 import math
@@ -22,13 +22,11 @@ BETAS, EPSILON = (0.9, 0.999), 6.25e-10
 
 
 class Chosen(NamedTuple):
-    """The latents chosen for each token, strongest first, and the strongest dead ones, in any order."""
+    """The latents chosen for each token, strongest first."""
 
     values: Float[Tensor, "batch k"]
     """Pre-activations."""
     indices: Int[Tensor, "batch k"]
-    dead_values: Float[Tensor, "batch k_aux"]
-    dead_indices: Int[Tensor, "batch k_aux"]
 
 
 class ErrorTerm(NamedTuple):
@@ -43,6 +41,15 @@ class ErrorTerm(NamedTuple):
     indices: Int[Tensor, "batch k"]
     residual: Float[Tensor, "batch d_model"]
     products: Float[Tensor, "batch k"]
+
+
+class LatentGradients(NamedTuple):
+    """The gradients of some latents, row by row: of W_enc, b_enc and W_dec; in any float dtype."""
+
+    latents: Int[Tensor, " some"]
+    encoder_rows: Float[Tensor, "some d_model"]
+    biases: Float[Tensor, " some"]
+    decoder_rows: Float[Tensor, "some d_model"]
 
 
 class Optimized(NamedTuple):
@@ -129,12 +136,24 @@ def encode_topk(
     k: int,
     dead: Int[Tensor, " dead"],
     k_aux: int,
+    dead_codes: Float[Tensor, "dead aux_tokens"],
 ) -> Chosen:
-    """The k largest pre-activations of all latents, and the k_aux largest (or all) of the dead ones."""
+    """The k largest pre-activations of all latents; and, for AuxK, the codes of the dead ones.
+
+    Args:
+        dead_codes: is overwritten, for the first ``aux_tokens`` tokens: what is positive among a token's ``k_aux``
+            strongest dead latents, else zero; in the dtype of the encoder's product.
+    """
     pre_activations = torch.addmm(b_enc, x_centered, W_enc.weight.T)
     values, indices = pre_activations.topk(k, dim=1)
-    dead_values, among_dead = pre_activations[:, dead].topk(min(k_aux, len(dead)), dim=1)
-    return Chosen(values, indices, dead_values, dead[among_dead])
+    dead_codes.copy_(dense_topk(pre_activations[: dead_codes.shape[1], dead], k_aux).T)
+    return Chosen(values, indices)
+
+
+def dense_topk(pre_activations: Float[Tensor, "tokens some"], k: int) -> Float[Tensor, "tokens some"]:
+    """What is positive among each token's k largest, in its place; elsewhere zero."""
+    values, indices = pre_activations.topk(min(k, pre_activations.shape[1]), dim=1)
+    return torch.zeros_like(pre_activations).scatter_(1, indices, torch.relu(values))
 
 
 def subtract_decoded(
@@ -148,10 +167,32 @@ def subtract_decoded(
     return residual, selected_products(residual, latent_indices, W_dec)
 
 
+def dense_rows(
+    W_dec: Float[Tensor, "n_latents d_model"], latents: Int[Tensor, " some"], dtype: torch.dtype
+) -> tuple[Float[Tensor, "some d_model"], Float[Tensor, "d_model some"]]:
+    """Some rows in another dtype, and the same transposed, each as a product wants it in memory."""
+    rows = W_dec[latents].to(dtype)
+    return rows, rows.T
+
+
+def code_gradients(
+    rows: Float[Tensor, "some d_model"], pull: Float[Tensor, "tokens d_model"], codes: Float[Tensor, "some tokens"]
+) -> tuple[Float[Tensor, "some tokens"], Float[Tensor, " some"]]:
+    """The gradients of codes ≥ 0, zero where a code is, when the decoded pulls so; and each latent's sum of them."""
+    gradients = (rows @ pull.T) * (codes > 0)
+    return gradients, gradients.sum(dim=1, dtype=torch.promote_types(codes.dtype, torch.float32))
+
+
 def latent_gradients(
-    terms: Sequence[ErrorTerm], x_centered: Float[Tensor, "batch d_model"], W_dec: Float[Tensor, "n_latents d_model"]
+    terms: Sequence[ErrorTerm],
+    auxiliary: LatentGradients | None,
+    x_centered: Float[Tensor, "batch d_model"],
+    W_dec: Float[Tensor, "n_latents d_model"],
 ) -> tuple[Float[Tensor, "n_latents d_model"], Float[Tensor, " n_latents"], Float[Tensor, "n_latents d_model"]]:
-    """The gradients of W_enc, b_enc and W_dec; the last without its component along each (unit) row of W_dec."""
+    """The gradients of W_enc, b_enc and W_dec; the last without its component along each (unit) row of W_dec.
+
+    They are the terms' own and, where there is one, the auxiliary loss's.
+    """
     n_latents = len(W_dec)
     of_W_enc, of_b_enc, of_W_dec = torch.zeros_like(W_dec), W_dec.new_zeros(n_latents), torch.zeros_like(W_dec)
     for term in terms:
@@ -159,16 +200,25 @@ def latent_gradients(
         of_W_enc += weight_gradient(coefficients, term.indices, x_centered, n_latents)
         of_b_enc += bias_gradient(coefficients, term.indices, n_latents)
         of_W_dec += weight_gradient(values, term.indices, term.residual, n_latents)
+    if auxiliary is not None:
+        latents, *rows = auxiliary
+        for gradient, more in zip((of_W_enc, of_b_enc, of_W_dec), rows, strict=True):
+            gradient.index_add_(0, latents, more.to(gradient.dtype))
     project_out_parallel_gradient(of_W_dec, W_dec)
     return of_W_enc, of_b_enc, of_W_dec
 
 
 def gradient_square_sums(
-    terms: Sequence[ErrorTerm], x_centered: Float[Tensor, "batch d_model"], W_dec: Float[Tensor, "n_latents d_model"]
-) -> tuple[float, float, float]:
-    """Σ of the squares of each of ``latent_gradients``, for clipping."""
-    sums = [float(gradient.double().square().sum()) for gradient in latent_gradients(terms, x_centered, W_dec)]
-    return sums[0], sums[1], sums[2]
+    terms: Sequence[ErrorTerm],
+    auxiliary: LatentGradients | None,
+    x_centered: Float[Tensor, "batch d_model"],
+    W_enc: Float[Tensor, "n_latents d_model"],
+    W_dec: Float[Tensor, "n_latents d_model"],
+) -> tuple[float, float, float, float]:
+    """Σ of the squares of each of ``latent_gradients``, and of ``b_pre_gradient``; for clipping."""
+    gradients = (*latent_gradients(terms, auxiliary, x_centered, W_dec), b_pre_gradient(terms, W_enc))
+    of_W_enc, of_b_enc, of_W_dec, of_b_pre = (float(gradient.double().square().sum()) for gradient in gradients)
+    return of_W_enc, of_b_enc, of_W_dec, of_b_pre
 
 
 def update_latents(
@@ -176,14 +226,19 @@ def update_latents(
     b_enc: Optimized | None,
     W_dec: Optimized,
     terms: Sequence[ErrorTerm],
+    auxiliary: LatentGradients | None,
     x_centered: Float[Tensor, "batch d_model"],
     adam: AdamStep,
-) -> None:
+) -> Float[Tensor, " d_model"]:
     """Everything that happens to a latent in a step, in place: gradients, Adam, unit decoder rows, averages.
 
     Without ``b_enc`` that bias is not trained.
+
+    Returns:
+        b_pre's gradient, which sums over W_enc as it was.
     """
-    of_W_enc, of_b_enc, of_W_dec = latent_gradients(terms, x_centered, W_dec.weight)
+    of_b_pre = b_pre_gradient(terms, W_enc.weight)
+    of_W_enc, of_b_enc, of_W_dec = latent_gradients(terms, auxiliary, x_centered, W_dec.weight)
     adam_step(W_enc, of_W_enc, adam)
     adam_step(W_dec, of_W_dec, adam)
     normalize_rows(W_dec.weight)
@@ -191,15 +246,22 @@ def update_latents(
         adam_step(b_enc, of_b_enc, adam)
     for parameter in (W_enc, W_dec) if b_enc is None else (W_enc, b_enc, W_dec):
         update_copies(parameter, adam.ema_decay)
+    return of_b_pre
 
 
-def pull_on_b_pre(terms: Sequence[ErrorTerm], W_enc: Float[Tensor, "n_latents d_model"]) -> Float[Tensor, " d_model"]:
-    """The gradient of b_pre, which every target minus its reconstruction and every pre-activation contains once."""
-    pull = W_enc.new_zeros(W_enc.shape[1])
+def b_pre_gradient(terms: Sequence[ErrorTerm], W_enc: Float[Tensor, "n_latents d_model"]) -> Float[Tensor, " d_model"]:
+    """The gradient of b_pre, which every residual and every pre-activation contains once. AuxK's does not reach it."""
+    gradient = residuals_part(terms)
     for term in terms:
         coefficients = bias_gradient(term.products, term.indices, len(W_enc))
-        pull += 2 * term.weight * (coefficients @ W_enc - term.residual.sum(dim=0))
-    return pull
+        gradient += 2 * term.weight * coefficients @ W_enc
+    return gradient
+
+
+def residuals_part(terms: Sequence[ErrorTerm]) -> Float[Tensor, " d_model"]:
+    """The part of b_pre's gradient that comes by the residuals."""
+    parts = [-2 * term.weight * term.residual.sum(dim=0) for term in terms]
+    return torch.stack(parts).sum(dim=0)
 
 
 def adam_step(parameter: Optimized, gradient: Tensor, adam: AdamStep) -> None:

@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from monosem.ops import reference
-from monosem.ops.reference import AdamStep, Chosen, ErrorTerm, Optimized
+from monosem.ops.memory import keep_freed_memory
+from monosem.ops.reference import AdamStep, Chosen, ErrorTerm, LatentGradients, Optimized
 
 
 @runtime_checkable
@@ -24,16 +25,25 @@ class Kernels(Protocol):
         ...
 
     def encode_topk(
-        self, x_centered: Tensor, W_enc: Optimized, b_enc: Tensor, k: int, dead: Tensor, k_aux: int
+        self, x_centered: Tensor, W_enc: Optimized, b_enc: Tensor, k: int, dead: Tensor, k_aux: int, dead_codes: Tensor
     ) -> Chosen: ...
 
     def subtract_decoded(
         self, target: Tensor, latent_values: Tensor, latent_indices: Tensor, W_dec: Tensor
     ) -> tuple[Tensor, Tensor]: ...
 
+    def dense_rows(self, W_dec: Tensor, latents: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]: ...
+
+    def code_gradients(self, rows: Tensor, pull: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]: ...
+
     def gradient_square_sums(
-        self, terms: Sequence[ErrorTerm], x_centered: Tensor, W_dec: Tensor
-    ) -> tuple[float, float, float]: ...
+        self,
+        terms: Sequence[ErrorTerm],
+        auxiliary: LatentGradients | None,
+        x_centered: Tensor,
+        W_enc: Tensor,
+        W_dec: Tensor,
+    ) -> tuple[float, float, float, float]: ...
 
     def update_latents(
         self,
@@ -41,11 +51,10 @@ class Kernels(Protocol):
         b_enc: Optimized | None,
         W_dec: Optimized,
         terms: Sequence[ErrorTerm],
+        auxiliary: LatentGradients | None,
         x_centered: Tensor,
         adam: AdamStep,
-    ) -> None: ...
-
-    def pull_on_b_pre(self, terms: Sequence[ErrorTerm], W_enc: Tensor) -> Tensor: ...
+    ) -> Tensor: ...
 
 
 def fused_kernels(weight: Tensor) -> Kernels | None:
@@ -54,6 +63,7 @@ def fused_kernels(weight: Tensor) -> Kernels | None:
         from monosem.ops import cpu  # numba is slow to import and needed for training alone
 
         cpu.use_as_many_threads_as_torch()
+        keep_freed_memory()
         return cpu
     if weight.device.type == "cuda" and weight.dtype == torch.float32 and importlib.util.find_spec("triton"):
         from monosem.ops import triton_kernels

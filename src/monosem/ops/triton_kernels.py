@@ -19,7 +19,29 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from monosem.ops.reference import BETAS, EPSILON, AdamStep, Chosen, ErrorTerm, Optimized
+from monosem.ops.reference import (
+    BETAS,
+    EPSILON,
+    AdamStep,
+    Chosen,
+    ErrorTerm,
+    LatentGradients,
+    Optimized,
+    code_gradients,
+    dense_rows,
+    dense_topk,
+    residuals_part,
+)
+
+__all__ = [
+    "code_gradients",
+    "dense_rows",
+    "encode_topk",
+    "gradient_square_sums",
+    "rounds_products",
+    "subtract_decoded",
+    "update_latents",
+]
 
 BUCKET = 32
 CHUNK_BYTES = 256 << 20
@@ -38,27 +60,30 @@ def rounds_products() -> bool:
     return True
 
 
-def encode_topk(x_centered: Tensor, W_enc: Optimized, b_enc: Tensor, k: int, dead: Tensor, k_aux: int) -> Chosen:
+def encode_topk(
+    x_centered: Tensor, W_enc: Optimized, b_enc: Tensor, k: int, dead: Tensor, k_aux: int, dead_codes: Tensor
+) -> Chosen:
     """See ``reference.encode_topk``. Dead latents are chosen, and valued, by the product as it is rounded."""
     weight = W_enc.weight if W_enc.rounded is None else W_enc.rounded
     tokens = max(1, CHUNK_BYTES // (len(weight) * weight.element_size()))
-    k_aux = min(k_aux, len(dead))
-    pieces = [_encode_chunk(x, W_enc.weight, b_enc, weight, k, dead, k_aux) for x in x_centered.split(tokens)]
+    pieces: list[Chosen] = []
+    for start in range(0, len(x_centered), tokens):
+        x = x_centered[start : start + tokens]
+        product = torch.addmm(b_enc.to(weight.dtype), x.to(weight.dtype), weight.T)
+        pieces.append(_choose(product, x, W_enc.weight, b_enc, k))
+        if len(dead) and start < dead_codes.shape[1]:
+            codes = dead_codes[:, start : start + tokens]
+            codes.copy_(dense_topk(product[: codes.shape[1], dead], k_aux).T)
     return Chosen(*(torch.cat(parts) for parts in zip(*pieces, strict=True)))
 
 
-def _encode_chunk(
-    x: Tensor, W_enc: Tensor, b_enc: Tensor, multiplied: Tensor, k: int, dead: Tensor, k_aux: int
-) -> Chosen:
-    """Choose by the product with ``multiplied``, which is W_enc or its rounded copy; decide by W_enc."""
-    product = torch.addmm(b_enc.to(multiplied.dtype), x.to(multiplied.dtype), multiplied.T)
+def _choose(product: Tensor, x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> Chosen:
+    """Candidates by the rounded product, the decision by W_enc."""
     candidates = _largest(product, min(k + SLACK, product.shape[1]))
     exact = torch.empty(candidates.shape, device=x.device)
     _selected_products[candidates.shape](x, candidates, W_enc, exact, candidates.shape[1], x.shape[1], WIDTH=_width(x))
     values, order = (exact + b_enc[candidates.long()]).topk(k, dim=1)
-    dead_values, among_dead = product[:, dead].topk(k_aux, dim=1)
-    indices, dead_indices = candidates.gather(1, order), dead[among_dead]
-    return Chosen(values, indices, dead_values.float(), dead_indices.to(torch.int32))
+    return Chosen(values, candidates.gather(1, order))
 
 
 def _largest(product: Tensor, count: int) -> Tensor:
@@ -232,7 +257,7 @@ def _long_pieces(
 @_jit
 def _gradients(
     latent, piece_starts, piece_ends, first_piece, first_long, tokens, residual_rows, of_input, of_residual, x,
-    residuals, sums, W_dec, d_model, columns, inside, WIDTH: tl.constexpr,
+    residuals, sums, row_of, encoder_rows, biases, decoder_rows, W_dec, d_model, columns, inside, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """A latent's gradient rows and its bias's; W_dec's without its component along the (unit) row."""
     first, last = tl.load(first_piece + latent), tl.load(first_piece + latent + 1)
@@ -251,6 +276,12 @@ def _gradients(
             of_W_enc += tl.load(row + columns, mask=inside, other=0.0)
             of_W_dec += tl.load(row + d_model + columns, mask=inside, other=0.0)
             of_b_enc += tl.load(row + 2 * d_model)
+    more = tl.load(row_of + latent).to(tl.int64)
+    if more >= 0:
+        here = more * d_model + columns
+        of_W_enc += tl.load(encoder_rows + here, mask=inside, other=0.0).to(tl.float32)
+        of_W_dec += tl.load(decoder_rows + here, mask=inside, other=0.0).to(tl.float32)
+        of_b_enc += tl.load(biases + more)
     unit = tl.load(W_dec + latent * d_model + columns, mask=inside, other=0.0)
     of_W_dec -= tl.sum(of_W_dec * unit) * unit
     return of_W_enc, of_W_dec, of_b_enc
@@ -270,9 +301,14 @@ class _Gathered(NamedTuple):
     x: Tensor
     residuals: Tensor
     sums: Tensor
+    row_of: Tensor
+    """Which row of the auxiliary gradients each latent has, or -1."""
+    encoder_rows: Tensor
+    biases: Tensor
+    decoder_rows: Tensor
 
 
-def _gather(terms: Sequence[ErrorTerm], x: Tensor, n_latents: int) -> _Gathered:
+def _gather(terms: Sequence[ErrorTerm], auxiliary: LatentGradients | None, x: Tensor, n_latents: int) -> _Gathered:
     """Sort the batch by latent and add up the pieces of the latents that have several."""
     entries = _by_latent(terms, n_latents)
     d_model = x.shape[1]
@@ -288,30 +324,40 @@ def _gather(terms: Sequence[ErrorTerm], x: Tensor, n_latents: int) -> _Gathered:
             long_pieces, entries.piece_starts, entries.piece_ends, *shared, sums, d_model, WIDTH=_width(x)
         )
     places = (entries.piece_starts, entries.piece_ends, entries.first_piece, first_long)
-    return _Gathered(*places, *shared, sums)
+    row_of = torch.full((n_latents,), -1, dtype=torch.int32, device=x.device)
+    if auxiliary is None:
+        return _Gathered(*places, *shared, sums, row_of, x, x, x)
+    row_of[auxiliary.latents] = torch.arange(len(auxiliary.latents), dtype=torch.int32, device=x.device)
+    return _Gathered(*places, *shared, sums, row_of, *auxiliary[1:])
 
 
-def gradient_square_sums(terms: Sequence[ErrorTerm], x_centered: Tensor, W_dec: Tensor) -> tuple[float, float, float]:
+def gradient_square_sums(
+    terms: Sequence[ErrorTerm],
+    auxiliary: LatentGradients | None,
+    x_centered: Tensor,
+    W_enc: Tensor,
+    W_dec: Tensor,
+) -> tuple[float, float, float, float]:
     """See ``reference.gradient_square_sums``; no gradient is stored."""
     n_latents, d_model = W_dec.shape
     out = torch.empty(n_latents, 3, device=W_dec.device)
-    gathered = _gather(terms, x_centered, n_latents)
+    gathered = _gather(terms, auxiliary, x_centered, n_latents)
     _square_sums[(n_latents,)](*gathered, W_dec, out, d_model, WIDTH=_width(x_centered))
     sums: list[float] = out.double().sum(dim=0).tolist()
-    return sums[0], sums[1], sums[2]
+    return sums[0], sums[1], sums[2], float(_b_pre_gradient(terms, W_enc).double().square().sum())
 
 
 @_jit
 def _square_sums(
     piece_starts, piece_ends, first_piece, first_long, tokens, residual_rows, of_input, of_residual, x, residuals, sums,
-    W_dec, out, d_model, WIDTH: tl.constexpr,
+    row_of, encoder_rows, biases, decoder_rows, W_dec, out, d_model, WIDTH: tl.constexpr,
 ):  # fmt: skip
     latent = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, WIDTH)
     inside = columns < d_model
     of_W_enc, of_W_dec, of_b_enc = _gradients(
         latent, piece_starts, piece_ends, first_piece, first_long, tokens, residual_rows, of_input, of_residual, x,
-        residuals, sums, W_dec, d_model, columns, inside, WIDTH,
+        residuals, sums, row_of, encoder_rows, biases, decoder_rows, W_dec, d_model, columns, inside, WIDTH,
     )  # fmt: skip
     tl.store(out + latent * 3, tl.sum(of_W_enc * of_W_enc))
     tl.store(out + latent * 3 + 1, of_b_enc * of_b_enc)
@@ -323,12 +369,14 @@ def update_latents(
     b_enc: Optimized | None,
     W_dec: Optimized,
     terms: Sequence[ErrorTerm],
+    auxiliary: LatentGradients | None,
     x_centered: Tensor,
     adam: AdamStep,
-) -> None:
+) -> Tensor:
     """See ``reference.update_latents``; one program a latent, and no weight's gradient is ever stored."""
     n_latents, d_model = W_dec.weight.shape
-    gathered = _gather(terms, x_centered, n_latents)
+    gathered = _gather(terms, auxiliary, x_centered, n_latents)
+    of_b_pre = _b_pre_gradient(terms, W_enc.weight)
     nothing = W_dec.weight.new_empty(0)
     arguments = [
         nothing if tensor is None else tensor
@@ -352,6 +400,7 @@ def update_latents(
         EPSILON=EPSILON,
         WIDTH=_width(x_centered),
     )
+    return of_b_pre
 
 
 @_jit
@@ -391,6 +440,7 @@ def _move_average(average, offsets, inside, weight, share):
 @_jit
 def _update_latents(
     piece_starts, piece_ends, first_piece, first_long, tokens, residual_rows, of_input, of_residual, x, residuals, sums,
+    row_of, encoder_rows, biases, decoder_rows,
     W_enc, W_enc_first, W_enc_second, W_enc_average, W_enc_rounded,
     b_enc, b_enc_first, b_enc_second, b_enc_average, b_enc_rounded,
     W_dec, W_dec_first, W_dec_second, W_dec_average, W_dec_rounded,
@@ -403,7 +453,7 @@ def _update_latents(
     inside = columns < d_model
     of_W_enc, of_W_dec, of_b_enc = _gradients(
         latent, piece_starts, piece_ends, first_piece, first_long, tokens, residual_rows, of_input, of_residual, x,
-        residuals, sums, W_dec, d_model, columns, inside, WIDTH,
+        residuals, sums, row_of, encoder_rows, biases, decoder_rows, W_dec, d_model, columns, inside, WIDTH,
     )  # fmt: skip
     row = latent * d_model + columns
     moved = _adam(
@@ -433,18 +483,14 @@ def _update_latents(
             _move_average(b_enc_average, here, always, bias, share)
 
 
-def pull_on_b_pre(terms: Sequence[ErrorTerm], W_enc: Tensor) -> Tensor:
-    """See ``reference.pull_on_b_pre``."""
-    n_latents, d_model = W_enc.shape
-    pull = W_enc.new_zeros(d_model)
+def _b_pre_gradient(terms: Sequence[ErrorTerm], W_enc: Tensor) -> Tensor:
+    """As ``reference.b_pre_gradient``, with sums in a fixed order."""
     latents = torch.cat([term.indices.flatten() for term in terms])
     coefficients = torch.cat([2 * term.weight * term.products.flatten() for term in terms])
     latents, order = latents.sort(stable=True)
-    lengths = torch.bincount(latents, minlength=n_latents)
-    pull += torch.segment_reduce(coefficients[order], "sum", lengths=lengths, initial=0.0) @ W_enc
-    for term in terms:
-        pull -= 2 * term.weight * term.residual.sum(dim=0)
-    return pull
+    lengths = torch.bincount(latents, minlength=len(W_enc))
+    by_latent = torch.segment_reduce(coefficients[order], "sum", lengths=lengths, initial=0.0)
+    return residuals_part(terms) + by_latent @ W_enc
 
 
 def _width(x: Tensor) -> int:

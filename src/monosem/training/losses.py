@@ -27,8 +27,14 @@ class LossSettings:
     """α of AuxK; zero leaves it out."""
     k_aux: int
     """Dead latents that AuxK keeps a token, where there are as many."""
+    aux_share: float
+    """Share of the batch's tokens, the first ones, that AuxK is computed on."""
     multi_topk: bool
     """Add L(4k)/8."""
+
+    def aux_tokens(self, batch_size: int) -> int:
+        """How many tokens of a batch AuxK sees; batches are shuffled, so the first are as good as any."""
+        return max(1, round(self.aux_share * batch_size))
 
 
 class Losses(NamedTuple):
@@ -65,7 +71,8 @@ def compute_losses(
         total = total + squared_error(x - wide) / settings.variance / 8
     auxiliary = main.new_zeros(())
     if settings.aux_coefficient > 0 and bool(is_dead.any()):
-        auxiliary = auxk_loss(sae, x, residual.detach(), pre_activations, is_dead, settings.k_aux)
+        seen = slice(settings.aux_tokens(len(x)))
+        auxiliary = auxk_loss(sae, x[seen], residual[seen].detach(), pre_activations[seen], is_dead, settings.k_aux)
         if bool(auxiliary.isfinite()):
             total = total + settings.aux_coefficient * auxiliary
         else:
@@ -76,6 +83,16 @@ def compute_losses(
 def squared_error(residual: Float[Tensor, "batch d_model"]) -> Float[Tensor, ""]:
     """Squared error summed over d_model, averaged over tokens."""
     return residual.square().sum(dim=1).mean()
+
+
+def square_sum(x: Tensor) -> float:
+    """Σ of the squares of all entries."""
+    return float(torch.linalg.vector_norm(x)) ** 2
+
+
+def spread(x: Float[Tensor, "tokens d_model"]) -> float:
+    """Σ‖x − x̄‖², about the tokens' own mean."""
+    return square_sum(x) - len(x) * square_sum(x.mean(dim=0))
 
 
 def auxk_loss(

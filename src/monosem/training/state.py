@@ -1,12 +1,13 @@
 """What a step moves: parameters with their moments and averages, and the counters of silence."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from monosem.ops.memory import Reused, empty_on_huge_pages
 from monosem.ops.reference import Optimized
 
 
@@ -17,6 +18,8 @@ class TrainingState:
     parameters: dict[str, Optimized]
     """By name; those that are trained."""
     tokens_since_active: Int[Tensor, " n_latents"]
+    dead_codes: Reused = field(default_factory=Reused)
+    """Where AuxK's codes are written; they are no part of the state."""
 
     def states(self) -> dict[str, dict[str, Tensor]]:
         """Moments, averages and counters by name, for a checkpoint."""
@@ -39,6 +42,7 @@ class TrainingState:
                 one.rounded.copy_(one.weight)
 
 
+@torch.no_grad()
 def new_state(
     sae: nn.Module,
     n_latents: int,
@@ -47,25 +51,29 @@ def new_state(
     rounded: tuple[str, ...] = (),
     moment_dtype: torch.dtype | None = None,
 ) -> TrainingState:
-    """Moments, averages and counters at zero.
+    """Moments, averages and counters at zero. The parameters move to where a step reads them fast.
 
     Args:
         rounded: parameters that need a bfloat16 copy.
         moment_dtype: of Adam's moments; by default the parameters'.
     """
-    parameters = {
-        name: Optimized(
-            weight=parameter.detach(),
-            first_moment=torch.zeros_like(parameter, dtype=moment_dtype),
-            second_moment=torch.zeros_like(parameter, dtype=moment_dtype),
-            average=torch.zeros_like(parameter) if with_average else None,
-            rounded=parameter.detach().bfloat16() if name in rounded else None,
-        )
-        for name, parameter in sae.named_parameters()
-        if parameter.requires_grad
-    }
+    parameters: dict[str, Optimized] = {}
+    for name, parameter in sae.named_parameters():
+        parameter.data = _like(parameter).copy_(parameter)
+        if parameter.requires_grad:
+            parameters[name] = Optimized(
+                weight=parameter.detach(),
+                first_moment=_like(parameter, moment_dtype).zero_(),
+                second_moment=_like(parameter, moment_dtype).zero_(),
+                average=_like(parameter).zero_() if with_average else None,
+                rounded=_like(parameter, torch.bfloat16).copy_(parameter) if name in rounded else None,
+            )
     device = next(sae.parameters()).device
     return TrainingState(parameters, torch.zeros(n_latents, dtype=torch.int64, device=device))
+
+
+def _like(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    return empty_on_huge_pages(tensor.shape, dtype or tensor.dtype, tensor.device)
 
 
 def ema_decay(horizon_tokens: int, batch_size: int) -> float:

@@ -50,6 +50,8 @@ class TrainingConfig:
     """Weight of AuxK; 0 leaves it out."""
     k_aux: int | None = None
     """Dead latents AuxK keeps; by default the largest power of two up to d_model / 2."""
+    aux_share: float = 1.0
+    """Share of each batch's tokens that AuxK is computed on."""
     dead_tokens: int | None = None
     """A latent is dead after this many tokens without being active; by default min(10 M, a fiftieth of the run)."""
     multi_topk: bool = False
@@ -87,8 +89,12 @@ class TrainingConfig:
             raise UserError(f"learning_rate={self.learning_rate} is not positive; give a positive number or 'auto'.")
         if not 0 <= self.aux_coefficient < float("inf"):
             raise UserError(f"aux_coefficient={self.aux_coefficient} is negative; give 0 (off) or a positive number.")
-        if self.aux_coefficient == 0 and self.k_aux is not None:
-            raise UserError(f"k_aux={self.k_aux} would not be used, for aux_coefficient is 0; leave one of them out.")
+        for name, unset in (("k_aux", None), ("aux_share", 1.0)):
+            value = getattr(self, name)
+            if self.aux_coefficient == 0 and value != unset:
+                raise UserError(f"{name}={value} would not be used, for aux_coefficient is 0; leave one of them out.")
+        if not 0 < self.aux_share <= 1:
+            raise UserError(f"aux_share={self.aux_share} is not a share of tokens; give a number above 0, at most 1.")
         if self.warmup_tokens is not None and not 0 <= self.warmup_tokens <= self.tokens:
             raise UserError(f"warmup_tokens={self.warmup_tokens} is not between 0 (none) and tokens={self.tokens}.")
         if self.clip_norm is not None and not 0 < self.clip_norm < float("inf"):
@@ -144,6 +150,7 @@ class Trainer:
                 variance=variance,
                 aux_coefficient=config.aux_coefficient,
                 k_aux=config.k_aux or default_k_aux(sae.d_model),
+                aux_share=config.aux_share,
                 multi_topk=config.multi_topk,
             ),
             dead_tokens=config.dead_tokens or default_dead_tokens(config.tokens),
@@ -152,8 +159,7 @@ class Trainer:
             ),
             clip_norm=config.clip_norm,
         )
-        self.parameters = {name: parameter.detach() for name, parameter in sae.named_parameters()}
-        normalize_rows(self.parameters["W_dec"])
+        normalize_rows(sae.W_dec.data)
         self.kernels = fused_kernels(sae.W_dec) if config.step == "fused" else None
         rounded = ("W_enc",) if self.kernels is not None and self.kernels.rounds_products() else ()
         self.state = new_state(
@@ -163,6 +169,7 @@ class Trainer:
             rounded=rounded,
             moment_dtype=torch.bfloat16 if config.moments == "bfloat16" else None,
         )
+        self.parameters = {name: parameter.detach() for name, parameter in sae.named_parameters()}
         self.progress = Progress()
 
     @property

@@ -1,0 +1,49 @@
+"""AuxK (Gao et al. 2024, §A.2) with gradients by hand, as dense products over the dead latents.
+
+A token keeps many dead latents, and every step has to pay for them. Their codes as a dense matrix, four products make
+the loss and all its gradients, at most 4 · dead share of the encoder's own, and far less than gathering rows one by one
+where few latents are dead.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from monosem.ops.reference import LatentGradients
+from monosem.ops.sparse import Kernels
+from monosem.training.losses import spread, square_sum
+
+# Dead latents whose codes' gradients are in memory at a time.
+LATENTS_A_CHUNK = 2048
+
+
+def auxk(
+    kernels: Kernels,
+    residual: Float[Tensor, "batch d_model"],
+    codes: Float[Tensor, "dead aux_tokens"],
+    dead: Int[Tensor, " dead"],
+    x_centered: Float[Tensor, "batch d_model"],
+    W_dec: Float[Tensor, "n_latents d_model"],
+    coefficient: float,
+) -> tuple[float, LatentGradients | None]:
+    """α · MSE(e, ê) / Var(e) of the first tokens, those the codes are of, and its gradients.
+
+    Products are taken in the codes' dtype. A loss that is not finite counts as zero and has no gradients.
+    """
+    aux_tokens = codes.shape[1]
+    target, x = residual[:aux_tokens], x_centered[:aux_tokens].to(codes.dtype)
+    rows, columns = kernels.dense_rows(W_dec, dead, codes.dtype)
+    left = target - (columns @ codes).T.contiguous()
+    variance = spread(target)
+    loss = coefficient * square_sum(left) / variance if variance > 0 else math.nan
+    if not math.isfinite(loss):
+        return 0.0, None
+    pull = (-2 * coefficient / variance * left).to(codes.dtype)
+    encoder_rows, biases = torch.empty_like(rows), torch.empty(len(dead), dtype=W_dec.dtype, device=W_dec.device)
+    for start in range(0, len(dead), LATENTS_A_CHUNK):
+        here = slice(start, start + LATENTS_A_CHUNK)
+        of_codes, biases[here] = kernels.code_gradients(rows[here], pull, codes[here])
+        torch.mm(of_codes, x, out=encoder_rows[here])
+    return loss, LatentGradients(dead, encoder_rows, biases, codes @ pull)
