@@ -4,8 +4,9 @@
     python -m benchmarks.step --d-model 768 --n-latents 32768 --k 32 --batch 4096 --auxk --dead-share 0.3
 
 Interleaved in one run, medians: the encoder's product alone in bfloat16 (into a fresh tensor, as ``x @ W.T`` makes it,
-and into a buffer kept from call to call, which is faster), the eager step, our step. Activations are random with a
-decaying spectrum. Peak memory is our step's alone, in a process of its own.
+and into a buffer kept from call to call, which is faster), the eager step, our step; with ``--auxk`` also our step with
+AuxK on every token and on a quarter of them. Activations are random with a decaying spectrum. Peak memory is our step's
+(the one with AuxK, if asked for) alone, in a process of its own.
 """
 
 import json
@@ -37,6 +38,8 @@ NAMES = {
     "product_in_place": "… into a kept buffer",
     "eager": "eager step",
     "ours": "our step",
+    "auxk": "… with AuxK",
+    "auxk_quarter": "… with AuxK on a quarter of the tokens",
 }
 
 
@@ -53,7 +56,7 @@ class Options:
     batch: int = 4096
     """Tokens a step."""
     auxk: bool = False
-    """Count a share of the latents as dead, so that AuxK acts on them in every step."""
+    """Time the step too with a share of the latents counted as dead, so that AuxK acts on them in every step."""
     dead_share: float = 0.3
     """Which share, with --auxk."""
     k_aux: int = 256
@@ -78,7 +81,7 @@ def activations(options: Options) -> Tensor:
     return (torch.randn(options.batch, options.d_model, generator=generator) * spectrum).to(options.device)
 
 
-def new_trainer(options: Options, raw: Tensor, step: str) -> Trainer:
+def new_trainer(options: Options, raw: Tensor, step: str, aux_share: float = 1.0) -> Trainer:
     sae = new_autoencoder(AutoencoderConfig(n_latents=options.n_latents, k=options.k), options.d_model)
     assert isinstance(sae, TopKAutoencoder)
     x = sae.preprocess(raw.cpu()).x
@@ -87,20 +90,21 @@ def new_trainer(options: Options, raw: Tensor, step: str) -> Trainer:
         tokens=1000 * options.batch,
         batch_size=options.batch,
         learning_rate=1e-4,
-        k_aux=options.k_aux if options.auxk else None,
+        k_aux=options.k_aux,
+        aux_share=aux_share,
         step=step,  # type: ignore[arg-type]
     )
     return Trainer(sae.to(options.device), config, sample_variance(x))
 
 
-def one_step(trainer: Trainer, raw: Tensor, options: Options) -> None:
-    if options.auxk:
-        order = torch.randperm(options.n_latents, generator=torch.Generator().manual_seed(1))
-        dead = order[: int(options.dead_share * options.n_latents)].to(options.device)
-        trainer.state.tokens_since_active[dead] = trainer.settings.dead_tokens
+def one_step(trainer: Trainer, raw: Tensor, dead_share: float = 0.0) -> None:
+    """A step in which this share of the latents, drawn at random, counts as dead."""
+    silence = trainer.state.tokens_since_active.zero_()
+    dead = torch.randperm(len(silence), generator=torch.Generator().manual_seed(1))[: int(dead_share * len(silence))]
+    silence[dead.to(silence.device)] = trainer.settings.dead_tokens
     report = trainer.step(raw)
     assert report is not None
-    assert (report.auxiliary_loss > 0) == options.auxk
+    assert (report.auxiliary_loss > 0) == (dead_share > 0)
 
 
 def contestants(options: Options) -> dict[str, Callable[[], object]]:
@@ -116,8 +120,12 @@ def contestants(options: Options) -> dict[str, Callable[[], object]]:
     }
     if options.eager:
         eager = new_trainer(options, raw, "eager")
-        found["eager"] = lambda: one_step(eager, raw, options)
-    found["ours"] = lambda: one_step(ours, raw, options)
+        found["eager"] = lambda: one_step(eager, raw)
+    found["ours"] = lambda: one_step(ours, raw)
+    if options.auxk:
+        auxk, quarter = new_trainer(options, raw, "fused"), new_trainer(options, raw, "fused", aux_share=0.25)
+        found["auxk"] = lambda: one_step(auxk, raw, options.dead_share)
+        found["auxk_quarter"] = lambda: one_step(quarter, raw, options.dead_share)
     return found
 
 
@@ -142,6 +150,7 @@ def measure(options: Options) -> dict[str, Any]:
         **{f"{name}_ms": round(1e3 * value, 2) for name, value in medians.items()},
         "fraction_of_gemm": round(medians["product"] / medians["ours"], 3),
         "fraction_of_gemm_in_place": round(medians["product_in_place"] / medians["ours"], 3),
+        **{f"{name}_ratio": round(medians[name] / medians["ours"], 3) for name in medians if name.startswith("auxk")},
         "peak_memory_bytes": peak_memory(options),
     }
 
@@ -163,7 +172,7 @@ def only_memory(options: Options) -> int:
     raw = activations(options)
     trainer = new_trainer(options, raw, "fused")
     for _ in range(3):
-        one_step(trainer, raw, options)
+        one_step(trainer, raw, options.dead_share if options.auxk else 0.0)
     return peak_resident_bytes()
 
 
@@ -194,13 +203,18 @@ def main() -> None:
         print(json.dumps(row))
         return
     table = Table(
-        "", "ms", "tokens/s", "of the product's speed", title=f"{options.batch:,} tokens, {row_title(options)}"
+        "",
+        "ms",
+        "tokens/s",
+        "of the product's speed",
+        "times ours",
+        title=f"{options.batch:,} tokens, {row_title(options)}",
     )
     for name, label in NAMES.items():
         if f"{name}_ms" in row:
             ms = row[f"{name}_ms"]
-            speed = f"{row['product_ms'] / ms:.2f}"
-            table.add_row(label, f"{ms:.1f}", f"{1e3 * options.batch / ms:,.0f}", speed)
+            shares = (f"{row['product_ms'] / ms:.2f}", f"{ms / row['ours_ms']:.2f}")
+            table.add_row(label, f"{ms:.1f}", f"{1e3 * options.batch / ms:,.0f}", *shares)
     console.print(table)
     memory, target = row["peak_memory_bytes"], memory_target(options)
     console.print(f"fraction_of_gemm {row['fraction_of_gemm']:.3f}", highlight=False)

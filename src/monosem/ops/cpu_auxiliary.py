@@ -77,7 +77,7 @@ def kth_largest_keys(keys: Any, k: int, low: Any, high: Any, above: Any) -> None
 def find_floors(product: Any, b: Any, dead: Any, k: int, floors: Any, last_ties: Any) -> None:
     """For every token, the key of its k-th strongest dead latent, and the last latent of that key that is kept."""
     n, tokens = len(dead), len(floors)
-    least, most = -(np.int64(1) << (8 * floors.itemsize - 1)), (np.int64(1) << (8 * floors.itemsize - 1)) - 1
+    least = -(np.int64(1) << (8 * floors.itemsize - 1))
     columns = max(TOKENS_A_CHUNK, min(128, tokens // 2))
     together = max(1, n // (4 * k))
     groups = (n + together - 1) // together
@@ -97,10 +97,14 @@ def find_floors(product: Any, b: Any, dead: Any, k: int, floors: Any, last_ties:
                 for t in range(here):
                     largest[t] = key[t] if key[t] > largest[t] else largest[t]
         low, high, above = np.empty(here, np.int64), np.empty(here, np.int64), np.empty(here, np.int64)
-        low[:], high[:] = least, most
+        low[:], high[:] = least, least
+        for group in range(groups):
+            for t in range(here):
+                high[t] = max(high[t], maxima[group, t])
         if groups >= k:  # the k-th largest of groups' maxima is a lower bound
+            top = high.copy()
             kth_largest_keys(maxima, k, low, high, above)
-            high[:] = most
+            high[:] = top
         kth_largest_keys(keys, k, low, high, above)
         floor, left, last = floors[first : first + here], np.empty(here, np.int32), last_ties[first : first + here]
         for t in range(here):
