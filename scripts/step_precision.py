@@ -2,8 +2,8 @@
 
     python scripts/step_precision.py    # rows go to docs/results/step_precision.jsonl; prints the table
 
-The eager step is plain float32; the fused one chooses latents by a bfloat16 product (and decides in float32), and AuxK's
-products are bfloat16. Activations of the bundled subject, k = 32, learning rate 'auto'.
+The eager step is plain float32. The fused one chooses latents by a bfloat16 product, decides in float32, and takes
+AuxK's products in bfloat16. Activations of the bundled subject, k = 32, learning rate 'auto'.
 """
 
 from pathlib import Path
