@@ -15,7 +15,7 @@ from monosem.ops.reference import AdamStep, Chosen, ErrorTerm, LatentGradients, 
 from monosem.ops.sparse import Kernels
 from monosem.sae.activations import activate
 from monosem.sae.autoencoder import TopKAutoencoder
-from monosem.training.auxiliary import auxk
+from monosem.training.auxiliary import auxk, padded
 from monosem.training.dead_latents import count_activity, dead_mask
 from monosem.training.losses import spread, square_sum
 from monosem.training.state import TrainingState
@@ -39,8 +39,11 @@ def fused_step(
     k_widest = 4 * sae.config.k if losses.multi_topk else sae.config.k
     W_enc, W_dec = parameters["W_enc"], parameters["W_dec"].weight
     multiplied = W_enc.weight if W_enc.rounded is None else W_enc.rounded
-    codes = state.dead_codes.take((len(dead), losses.aux_tokens(len(x))), multiplied.dtype, x.device)
-    chosen = kernels.encode_topk(x_centered, W_enc, sae.b_enc.detach(), k_widest, dead, losses.k_aux, codes)
+    size = (padded(len(dead)), losses.aux_tokens(len(x)))
+    codes = state.dead_codes.take(size, multiplied.dtype, x.device)
+    codes[len(dead) :] = 0
+    dead_codes = codes[: len(dead)]
+    chosen = kernels.encode_topk(x_centered, W_enc, sae.b_enc.detach(), k_widest, dead, losses.k_aux, dead_codes)
     terms = _reconstruction_terms(kernels, sae, x_centered, chosen, settings)
     squared_errors = [square_sum(term.residual) for term in terms]
     loss = sum(term.weight * squared for term, squared in zip(terms, squared_errors, strict=True))
