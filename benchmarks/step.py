@@ -39,7 +39,7 @@ NAMES = {
     "eager": "eager step",
     "ours": "our step",
     "auxk": "… with AuxK",
-    "auxk_quarter": "… with AuxK on a quarter of the tokens",
+    "auxk_quarter": "… on a quarter of the tokens",
 }
 
 

@@ -18,7 +18,7 @@ from monosem.training.trainer import TrainingConfig
 
 RESULTS = Path("docs/results/step_precision.jsonl")
 TOKENS, K = 5_000_000, 32
-RUNS = ((2048, 0), (2048, 1), (8192, 0))
+RUNS = ((2048, 0), (8192, 0))
 STEPS = {"eager": ("eager", "float32"), "fused": ("fused", "float32"), "fused, bfloat16 moments": ("fused", "bfloat16")}
 
 
