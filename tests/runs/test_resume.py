@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +184,15 @@ def test_a_directory_without_a_run_cannot_be_resumed(tmp_path: Path, console: Co
         monosem.resume(tmp_path, console=console)
 
 
-def test_after_the_first_signal_the_second_is_not_held_back() -> None:
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises, as in a terminal: a shell's background jobs ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_after_the_first_signal_the_second_is_not_held_back(interruptible: None) -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with Interruption() as interruption:
         assert interruption.received is None
