@@ -49,12 +49,13 @@ def auxk(
     target, x = residual[:aux_tokens], x_centered[:aux_tokens].to(codes.dtype)
     # A code of zero adds nothing and has no gradient, whatever row stands beside it.
     rows, columns = kernels.dense_rows(W_dec, torch.cat([dead, dead[:1].expand(padding)]), codes.dtype)
-    left = target - (columns @ codes).T.contiguous()
+    left = (columns @ codes).T.to(target.dtype, memory_format=torch.contiguous_format)
+    torch.sub(target, left, out=left)
     variance = spread(target)
     loss = coefficient * square_sum(left) / variance if variance > 0 else math.nan
     if not math.isfinite(loss):
         return 0.0, None
-    pull = (-2 * coefficient / variance * left).to(codes.dtype)
+    pull = left.mul_(-2 * coefficient / variance).to(codes.dtype)
     encoder_rows, biases = torch.empty_like(rows), torch.empty(len(codes), dtype=W_dec.dtype, device=W_dec.device)
     for start in range(0, len(codes), LATENTS_A_CHUNK):
         here = slice(start, start + LATENTS_A_CHUNK)
