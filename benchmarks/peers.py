@@ -59,7 +59,7 @@ class Options:
     """Train and evaluate instead of timing."""
     tokens: int = 1_000_000
     """Tokens to train on, with --quality."""
-    learning_rates: tuple[float, ...] = (3e-4, 1e-3, 2e-3, 4e-3)
+    learning_rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3, 8e-3)
     """The peers' learning rates, with --quality."""
     peers: tuple[str, ...] = tuple(RELEASES)
     """Which to compare with."""
