@@ -24,7 +24,7 @@ from monosem.data.sources import CachedActivations
 from monosem.runs.config import RunConfig
 from monosem.runs.inputs import LiveActivations, open_stream, open_text
 from monosem.sae.architectures import new_autoencoder
-from monosem.sae.autoencoder import AutoencoderConfig, TopKAutoencoder
+from monosem.sae.autoencoder import AutoencoderConfig
 from monosem.sae.initialise import InitialiseConfig, initialise
 from monosem.subject.loading import load_subject
 from monosem.subject.model import SubjectModel
@@ -99,7 +99,6 @@ def reading(options: Options) -> dict[str, Any]:
     (hookpoint,) = source.widths
     sample = source.rows(0, 32_768).activations[hookpoint].float()
     sae = new_autoencoder(AutoencoderConfig(n_latents=options.n_latents), source.widths[hookpoint])
-    assert isinstance(sae, TopKAutoencoder)
     x = sae.preprocess(sample).x
     initialise(sae, x, InitialiseConfig(), torch.Generator().manual_seed(0))
     config = TrainingConfig(tokens=options.steps * options.batch, batch_size=options.batch)

@@ -31,7 +31,7 @@ from benchmarks.step import Options as StepOptions
 from benchmarks.step import contestants, seconds
 from monosem.data.shuffle import shuffled_batches
 from monosem.sae.architectures import new_autoencoder
-from monosem.sae.autoencoder import AutoencoderConfig, TopKAutoencoder
+from monosem.sae.autoencoder import AutoencoderConfig
 from monosem.sae.initialise import InitialiseConfig, initialise
 from monosem.sae.preprocess import preprocess
 from monosem.training.trainer import Trainer, TrainingConfig, sample_variance
@@ -144,7 +144,6 @@ def compare_quality(options: Options, console: Console) -> Iterator[dict[str, An
     shape = {"n_latents": options.n_latents, "k": options.k, "batch": options.batch}
     common = {"what": "quality", "d_model": x.shape[1], **shape, "tokens": steps * options.batch}
     sae = new_autoencoder(AutoencoderConfig(n_latents=options.n_latents, k=options.k), x.shape[1])
-    assert isinstance(sae, TopKAutoencoder)
     initialise(sae, x[:32768], InitialiseConfig(), torch.Generator().manual_seed(0))
     config = TrainingConfig(tokens=steps * options.batch, batch_size=options.batch)
     trainer = Trainer(sae, config, sample_variance(x[:32768]))

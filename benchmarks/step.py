@@ -28,7 +28,7 @@ from torch import Tensor
 
 from benchmarks.record import append_row
 from monosem.sae.architectures import new_autoencoder
-from monosem.sae.autoencoder import AutoencoderConfig, TopKAutoencoder
+from monosem.sae.autoencoder import AutoencoderConfig
 from monosem.sae.initialise import InitialiseConfig, initialise
 from monosem.training.trainer import Trainer, TrainingConfig, sample_variance
 
@@ -83,7 +83,6 @@ def activations(options: Options) -> Tensor:
 
 def new_trainer(options: Options, raw: Tensor, step: str, aux_share: float = 1.0) -> Trainer:
     sae = new_autoencoder(AutoencoderConfig(n_latents=options.n_latents, k=options.k), options.d_model)
-    assert isinstance(sae, TopKAutoencoder)
     x = sae.preprocess(raw.cpu()).x
     initialise(sae, x, InitialiseConfig(), torch.Generator().manual_seed(0))
     config = TrainingConfig(

@@ -19,7 +19,7 @@ from monosem.runs.cache import cache
 from monosem.runs.config import CacheConfig
 from monosem.runs.inputs import open_held_out, open_text
 from monosem.sae.architectures import new_autoencoder
-from monosem.sae.autoencoder import AutoencoderConfig, TopKAutoencoder
+from monosem.sae.autoencoder import Autoencoder, AutoencoderConfig
 from monosem.sae.initialise import InitialiseConfig, initialise
 from monosem.subject.loading import load_subject
 from monosem.subject.model import SubjectConfig
@@ -77,7 +77,6 @@ def train_once(
     began = time.monotonic()
     width = activations.training.widths[activations.hookpoint]
     sae = new_autoencoder(autoencoder, width)
-    assert isinstance(sae, TopKAutoencoder)
     sample = activations.training.rows(0, 32_768).activations[activations.hookpoint]
     x = sae.preprocess(sample).x
     initialise(sae, x, start, derive_generator(training.seed, "initialise"))
@@ -89,7 +88,7 @@ def train_once(
     return {**held_out_figures(sae, activations.held_out), "seconds": round(time.monotonic() - began, 1)}
 
 
-def held_out_figures(sae: TopKAutoencoder, raw: Tensor) -> dict[str, float]:
+def held_out_figures(sae: Autoencoder, raw: Tensor) -> dict[str, float]:
     """Normalised MSE, L0 and the share of latents silent on all of the held-out activations."""
     x = sae.preprocess(raw).x
     spread = float((x - x.mean(dim=0)).double().square().sum())

@@ -90,7 +90,7 @@ def changed(change: dict[str, Any]) -> dict[str, Any]:
         ({"training": {"tokens": 2e6}}, "training: tokens = 2000000.0 should be a whole number"),
         ({"training": {"tokens": "2e6"}}, "training: tokens = '2e6' should be a whole number"),
         ({"training": {"seed": True}}, "training: seed = True should be a whole number"),
-        ({"training": {"multi_topk": 1}}, "training: multi_topk = 1 should be true or false"),
+        ({"autoencoder": {"multi_topk": 1}}, "autoencoder: multi_topk = 1 should be true or false"),
         ({"training": {"clip_norm": "one"}}, "training: clip_norm = 'one' should be a number or absent"),
         ({"training": {"learning_rate": "fast"}}, "learning_rate = 'fast' should be a number or one of 'auto'"),
         ({"training": {"learning_rate": True}}, "learning_rate = True should be a number or one of 'auto'"),

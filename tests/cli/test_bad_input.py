@@ -32,7 +32,16 @@ Refused = Callable[..., str]
         ("--tokens 16", r"tokens=16 is less than one batch \(batch_size=32\)"),
         ("--batch-size 2e3 --tokens 2e3", r"The training text has 5,\d+ tokens and needs at least 16,000"),
         ("--context-length 1024", "context_length=1024 exceeds the 64 tokens that .* sees"),
-        ("--architecture topkk", "Unknown architecture 'topkk'. Known: topk. Did you mean 'topk'?"),
+        (
+            "--architecture topkk",
+            "Known: batch_topk, gated, jumprelu, .*, relu, topk. Did you mean 'topk'?",
+        ),
+        (
+            "--architecture relu --k 32",
+            "A penalty makes architecture 'relu' sparse; give target_l0 or sparsity_coefficient",
+        ),
+        ("--target-l0 5", "target_l0=5.0 would not be used, for architecture 'topk' is made sparse by k"),
+        ("--architecture gated --target-l0 5 --prefixes 0.5 1", "would not be used by architecture 'gated'"),
         ("--learning-rate fast", "learning.rate"),
         ("--clip-norm -1", "clip_norm=-1.0 is not positive"),
         ("--multi-topk --k 17", "multi_topk keeps 4k = 68 latents, more than n_latents=64"),

@@ -54,19 +54,17 @@ def make_config(tiny_subject: Path, tiny_text: Path) -> Callable[..., RunConfig]
     )
 
     def make(out: Path, **changes: Any) -> RunConfig:
-        config = dataclasses.replace(base, out=out)
+        parts = [
+            field.name for field in dataclasses.fields(base) if dataclasses.is_dataclass(getattr(base, field.name))
+        ]
+        whole: dict[str, Any] = {"out": out}
         for name, value in changes.items():
-            if hasattr(config, name) and not dataclasses.is_dataclass(getattr(config, name)):
-                config = dataclasses.replace(config, **{name: value})
+            if hasattr(base, name) and name not in parts:
+                whole[name] = value
                 continue
-            part = next(
-                field.name
-                for field in dataclasses.fields(config)
-                if dataclasses.is_dataclass(getattr(config, field.name)) and hasattr(getattr(config, field.name), name)
-            )
-            changed = dataclasses.replace(getattr(config, part), **{name: value})
-            config = dataclasses.replace(config, **{part: changed})
-        return config
+            part = next(part for part in parts if hasattr(getattr(base, part), name))
+            whole[part] = dataclasses.replace(whole.get(part, getattr(base, part)), **{name: value})
+        return dataclasses.replace(base, **whole)
 
     return make
 

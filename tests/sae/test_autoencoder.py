@@ -20,7 +20,9 @@ N_LATENTS, D_MODEL, K, BATCH = 41, 13, 6, 23
 
 
 def random_autoencoder(architecture: str = "topk", **settings: object) -> Autoencoder:
-    config = AutoencoderConfig(architecture=architecture, n_latents=N_LATENTS, k=K, **settings)  # type: ignore[arg-type]
+    if "k" in ARCHITECTURES[architecture].settings:
+        settings = {"k": K, **settings}
+    config = AutoencoderConfig(architecture=architecture, n_latents=N_LATENTS, **settings)  # type: ignore[arg-type]
     sae = new_autoencoder(config, D_MODEL)
     generator = torch.Generator().manual_seed(0)
     for parameter in sae.parameters():
@@ -164,12 +166,25 @@ def load_file_bytes(data: bytes, tmp_path: Path) -> dict[str, Tensor]:
         ({"n_latents": 0}, "n_latents=0 is below 1"),
         ({"preprocess": "unit"}, "Unknown preprocess 'unit'. Known: unit_norm, layer_norm, none."),
         ({"nonlinearity": "gelu"}, "Unknown nonlinearity 'gelu'. Known: identity, relu."),
+        ({"architecture": "prolu", "prolu_gradient": "x"}, "Unknown prolu_gradient 'x'. Known: relu, ste."),
+        (
+            {"architecture": "relu", "k": 8},
+            "k=8 would not be used by architecture 'relu', only by batch_topk, matryoshka",
+        ),
+        (
+            {"prefixes": (0.5, 1.0)},
+            "prefixes=\\(0.5, 1.0\\) would not be used by architecture 'topk', only by matryoshka",
+        ),
+        ({"architecture": "matryoshka", "prefixes": (0.5,)}, "not rising shares that end in 1"),
+        ({"architecture": "matryoshka", "prefixes": (1e-6, 1.0)}, "begin with no latent of n_latents=4096"),
+        ({"architecture": "jumprelu", "bandwidth": 0.0}, "bandwidth=0.0 is not positive"),
+        ({"multi_topk": True, "k": 1025}, "multi_topk keeps 4k = 4100 latents, more than n_latents=4096"),
     ],
 )
 def test_bad_settings_are_refused(settings: dict[str, object], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as on a user's machine
     with pytest.raises(UserError, match=message):
-        AutoencoderConfig(**settings)  # type: ignore[arg-type]
+        new_autoencoder(AutoencoderConfig(**settings), D_MODEL)  # type: ignore[arg-type]
 
 
 def test_an_unknown_architecture_names_the_known_and_the_near() -> None:

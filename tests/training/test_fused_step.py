@@ -10,7 +10,8 @@ from torch import Tensor
 from monosem.ops import cpu, reference
 from monosem.ops.reference import AdamStep
 from monosem.sae.architectures import new_autoencoder
-from monosem.sae.autoencoder import AutoencoderConfig, TopKAutoencoder
+from monosem.sae.autoencoder import AutoencoderConfig
+from monosem.sae.topk import TopKAutoencoder
 from monosem.training.fused_step import fused_step
 from monosem.training.losses import LossSettings
 from monosem.training.state import TrainingState, new_state
@@ -36,13 +37,12 @@ def batch(step: int, dtype: torch.dtype) -> Tensor:
     return torch.randn(BATCH, D_MODEL, generator=torch.Generator().manual_seed(step), dtype=torch.float64).to(dtype)
 
 
-def settings_with(*, multi_topk: bool = False, aux_share: float = 1.0, clip_norm: float | None = None) -> StepSettings:
+def settings_with(*, aux_share: float = 1.0, clip_norm: float | None = None) -> StepSettings:
     losses = LossSettings(
         variance=3.7,
         aux_coefficient=1 / 32 if aux_share else 0.0,
         k_aux=6,
         aux_share=aux_share,
-        multi_topk=multi_topk,
     )
     return StepSettings(losses=losses, dead_tokens=BATCH, ema_decay=0.9, clip_norm=clip_norm)
 
@@ -71,8 +71,8 @@ def run(
 def test_by_the_references_operations_it_is_the_eager_step(
     multi_topk: bool, aux_share: float, clip_norm: float | None, nonlinearity: str, encoder_bias: bool
 ) -> None:
-    settings = settings_with(multi_topk=multi_topk, aux_share=aux_share, clip_norm=clip_norm)
-    config = {"nonlinearity": nonlinearity, "encoder_bias": encoder_bias}
+    settings = settings_with(aux_share=aux_share, clip_norm=clip_norm)
+    config = {"nonlinearity": nonlinearity, "encoder_bias": encoder_bias, "multi_topk": multi_topk}
     _, expected, wanted = run(None, torch.float64, settings, **config)
     _, found, reports = run(reference, torch.float64, settings, **config)
     for report, want in zip(reports, wanted, strict=True):
@@ -90,9 +90,9 @@ def test_by_the_references_operations_it_is_the_eager_step(
 @pytest.mark.parametrize("multi_topk", [False, True])
 @pytest.mark.parametrize("clip_norm", [None, 0.05])
 def test_on_the_cpus_kernels_it_stays_near_the_eager_step(multi_topk: bool, clip_norm: float | None) -> None:
-    settings = settings_with(multi_topk=multi_topk, clip_norm=clip_norm)
-    expected, state, wanted = run(None, torch.float64, settings, steps=4)
-    found, found_state, reports = run(cpu, torch.float32, settings, steps=4)
+    settings = settings_with(clip_norm=clip_norm)
+    expected, state, wanted = run(None, torch.float64, settings, steps=4, multi_topk=multi_topk)
+    found, found_state, reports = run(cpu, torch.float32, settings, steps=4, multi_topk=multi_topk)
     for report, want in zip(reports, wanted, strict=True):
         assert report.squared_error == pytest.approx(want.squared_error, rel=1e-3)
         assert report.spread == pytest.approx(want.spread, rel=1e-5)

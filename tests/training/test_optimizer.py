@@ -103,12 +103,10 @@ def test_the_averages_horizon_is_in_tokens() -> None:
     assert default_ema_tokens(2000, 1000) == 1000
 
 
-def test_a_kept_value_that_the_relu_zeroed_does_not_count_as_fired() -> None:
-    silent = torch.tensor([5, 5, 5, 5, 5])
-    values = torch.tensor([[0.3, 0.0], [0.1, 0.0], [0.2, 0.4]])
-    indices = torch.tensor([[0, 1], [0, 2], [0, 3]])
-    count_activity(silent, values, indices)
-    assert silent.tolist() == [0, 8, 8, 0, 8]
+def test_silence_grows_by_the_batchs_tokens_and_ends_where_a_token_found_the_latent_active() -> None:
+    silent = torch.tensor([5, 5, 0, 7])
+    count_activity(silent, 3, torch.tensor([True, False, False, True]))
+    assert silent.tolist() == [0, 8, 3, 0]
 
 
 def test_dead_is_counted_in_tokens_and_includes_the_threshold() -> None:

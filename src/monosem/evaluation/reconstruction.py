@@ -39,8 +39,7 @@ def add_reconstruction(
 
 def preprocessed_reconstruction(sae: Autoencoder, codes: Codes) -> Float[Tensor, "batch d_model"]:
     """x̂ in the space that the autoencoder was trained in, where the normalised MSE is measured."""
-    batch = len(codes.mean)
-    return sae.reconstruct(KeptLatents(codes.values.view(batch, -1), codes.indices.view(batch, -1)))
+    return sae.reconstruct(KeptLatents(*codes.padded()))
 
 
 def mean_activation(sums: Sums) -> Float64[Tensor, " d_model"]:

@@ -30,11 +30,11 @@ def empty_on_huge_pages(shape: Sequence[int], dtype: torch.dtype, device: torch.
     """A tensor, not initialised; on the CPU in pages of 2 MiB, where the system offers them and it fills some."""
     size = math.prod(shape) * dtype.itemsize
     if device.type != "cpu" or size < 2 * HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty(*shape, dtype=dtype, device=device)
+        return torch.empty(tuple(shape), dtype=dtype, device=device)
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with contextlib.suppress(OSError):  # a kernel without them
         memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=dtype).view(*shape)
+    return torch.frombuffer(memory, dtype=dtype).view(tuple(shape))
 
 
 class Reused:
@@ -49,4 +49,4 @@ class Reused:
         if len(self._memory) < size or self._memory.device != device:
             self._memory = torch.empty(0)  # freed first
             self._memory = empty_on_huge_pages((size,), torch.uint8, device)
-        return self._memory[:size].view(dtype).view(*shape)
+        return self._memory[:size].view(dtype).view(tuple(shape))

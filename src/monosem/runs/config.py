@@ -6,12 +6,12 @@ from pathlib import Path
 from monosem.errors import UserError
 from monosem.evaluation.suite import EvaluationConfig
 from monosem.runlog import LogConfig
-from monosem.sae.architectures import require_architecture
+from monosem.sae.architectures import ARCHITECTURES, require_architecture
 from monosem.sae.autoencoder import AutoencoderConfig
 from monosem.sae.initialise import InitialiseConfig
 from monosem.subject.model import SubjectConfig
 from monosem.subject.text import TextConfig
-from monosem.training.trainer import TrainingConfig
+from monosem.training.trainer import TrainingConfig, require_fitting
 
 # Short budgets still see a fair part of a long text: about twenty seconds of tokenising, once.
 LEAST_TEXT_TOKENS = 20_000_000
@@ -34,7 +34,9 @@ class RunConfig:
     log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
-        require_architecture(self.autoencoder.architecture)
+        require_architecture(self.autoencoder)
+        name = self.autoencoder.architecture
+        require_fitting(name, ARCHITECTURES[name].has_penalty, self.training)
         if self.activations and (self.subject.layer is not None or self.subject.hookpoint):
             raise UserError(
                 f"activations={list(self.activations)} name their own hookpoint; leave layer and hookpoint out."

@@ -83,6 +83,7 @@ class HookpointRun(AbstractContextManager["HookpointRun"]):
             "l0": sums["l0"] / sums["steps"],
             "dead_share": sums["dead_share"],
             "learning_rate": self.trainer.learning_rate,
+            **({"sparsity_coefficient": self.trainer.sparsity_coefficient} if self.trainer.sae.has_penalty else {}),
             "skipped_batches": self.trainer.progress.skipped,
         }
 

@@ -115,7 +115,7 @@ def _describe(config: RunConfig, inputs: Inputs, runs: Sequence[HookpointRun], c
     trainer, sae = runs[0].trainer, runs[0].trainer.sae
     console.print(
         f"Subject: {inputs.subject.name} on {inputs.subject.device}, reading {', '.join(inputs.hookpoints)}\n"
-        f"Autoencoder: {config.autoencoder.architecture}, n_latents {sae.n_latents:,}, k {sae.config.k}, "
+        f"Autoencoder: {config.autoencoder.architecture}, n_latents {sae.n_latents:,}, {_sparsity(trainer)}, "
         f"d_model {sae.d_model}; learning rate {trainer.learning_rate:.2e} "
         f"after {trainer.warmup_tokens:,} tokens of warm-up, dead after {trainer.settings.dead_tokens:,} tokens",
         markup=False,
@@ -124,6 +124,15 @@ def _describe(config: RunConfig, inputs: Inputs, runs: Sequence[HookpointRun], c
     )
     if trainer.progress.batches:
         console.print(f"Going on after {trainer.tokens:,} tokens", highlight=False)
+
+
+def _sparsity(trainer: Trainer) -> str:
+    """What makes the autoencoder sparse."""
+    if not trainer.sae.has_penalty:
+        return f"k {trainer.sae.config.k}"
+    if trainer.config.target_l0 is not None:
+        return f"target L0 {trainer.config.target_l0:g}"
+    return f"sparsity coefficient {trainer.config.sparsity_coefficient:g}"
 
 
 def _train_all(config: RunConfig, inputs: Inputs, runs: Sequence[HookpointRun], console: "Console") -> None:

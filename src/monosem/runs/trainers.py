@@ -15,7 +15,7 @@ from monosem.runs.directory import CHECKPOINTS
 from monosem.runs.hookpoint_run import HookpointRun
 from monosem.runs.inputs import Inputs
 from monosem.sae.architectures import new_autoencoder
-from monosem.sae.autoencoder import Autoencoder, Provenance, TopKAutoencoder
+from monosem.sae.autoencoder import Autoencoder, Provenance
 from monosem.sae.initialise import initialise
 from monosem.sae.preprocess import preprocess
 from monosem.sae.storage import load_autoencoder
@@ -41,9 +41,8 @@ def new_trainers(configs: Mapping[str, RunConfig], inputs: Inputs) -> dict[str, 
     return trainers
 
 
-def _empty_autoencoder(config: RunConfig, inputs: Inputs, hookpoint: str) -> TopKAutoencoder:
+def _empty_autoencoder(config: RunConfig, inputs: Inputs, hookpoint: str) -> Autoencoder:
     sae = new_autoencoder(config.autoencoder, inputs.source.widths[hookpoint])
-    assert isinstance(sae, TopKAutoencoder)
     sae.provenance = Provenance(
         model=inputs.subject.name,
         revision=inputs.subject.revision,

@@ -12,10 +12,10 @@ Nonlinearity = Literal["relu", "identity"]
 
 
 class KeptLatents(NamedTuple):
-    """The k latents kept for each token, strongest first."""
+    """The latents kept for each token, strongest first; rows shorter than the longest end in zeros."""
 
-    latent_values: Float[Tensor, "batch k"]
-    latent_indices: Int[Tensor, "batch k"]
+    latent_values: Float[Tensor, "batch longest"]
+    latent_indices: Int[Tensor, "batch longest"]
 
 
 def activate(kept: Float[Tensor, "batch k"], nonlinearity: Nonlinearity) -> Float[Tensor, "batch k"]:
@@ -27,3 +27,9 @@ def keep_topk(pre_activations: Float[Tensor, "batch n_latents"], k: int, nonline
     """TopK (Gao et al. 2024, §2.3): keep exactly the k largest pre-activations of each token."""
     values, indices = sparse.topk(pre_activations, k)
     return KeptLatents(activate(values, nonlinearity), indices)
+
+
+def keep_positive(latents: Float[Tensor, "batch n_latents"]) -> KeptLatents:
+    """The positive ones of dense latents that are never negative; one a row at least, perhaps zero."""
+    longest = max(1, int((latents > 0).sum(dim=1).max())) if len(latents) else 1
+    return KeptLatents(*sparse.topk(latents, longest))

@@ -1,32 +1,51 @@
 """The architectures by name. A new one is a class and a line here; the contract tests find it."""
 
 import difflib
+from dataclasses import fields
 
 from monosem.errors import UserError
-from monosem.sae.autoencoder import Autoencoder, AutoencoderConfig, TopKAutoencoder
+from monosem.sae.autoencoder import Autoencoder, AutoencoderConfig
+from monosem.sae.penalised import GatedAutoencoder, JumpReLUAutoencoder, ProLUAutoencoder, ReLUAutoencoder
+from monosem.sae.topk import BatchTopKAutoencoder, MatryoshkaAutoencoder, TopKAutoencoder
 
 ARCHITECTURES: dict[str, type[Autoencoder]] = {
+    "batch_topk": BatchTopKAutoencoder,
+    "gated": GatedAutoencoder,
+    "jumprelu": JumpReLUAutoencoder,
+    "matryoshka": MatryoshkaAutoencoder,
+    "prolu": ProLUAutoencoder,
+    "relu": ReLUAutoencoder,
     "topk": TopKAutoencoder,
 }
 
 
-def require_architecture(name: str) -> None:
-    """Refuse an architecture that is not in ARCHITECTURES.
+def require_architecture(config: AutoencoderConfig) -> None:
+    """Refuse an architecture that is not in ARCHITECTURES, and settings that do not fit it.
 
     Raises:
-        UserError: it is unknown; names the known ones and a near match.
+        UserError: it is unknown (names the known ones and a near match), or a setting is too large or of another's.
     """
+    name = config.architecture
     if name not in ARCHITECTURES:
         near = difflib.get_close_matches(name, ARCHITECTURES, n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise UserError(f"Unknown architecture '{name}'. Known: {', '.join(sorted(ARCHITECTURES))}.{hint}")
+    if "k" in ARCHITECTURES[name].settings and config.k > config.n_latents:
+        raise UserError(f"k={config.k} exceeds n_latents={config.n_latents}; lower k or raise n_latents.")
+    of_some = frozenset[str]().union(*(architecture.settings for architecture in ARCHITECTURES.values()))
+    defaults = {field.name: field.default for field in fields(config)}
+    for setting in sorted(of_some - ARCHITECTURES[name].settings):
+        if (value := getattr(config, setting)) != defaults[setting]:
+            users = sorted(other for other, its in ARCHITECTURES.items() if setting in its.settings)
+            who = f"architecture '{name}', only by {', '.join(users)}"
+            raise UserError(f"{setting}={value} would not be used by {who}; leave it out.")
 
 
 def new_autoencoder(config: AutoencoderConfig, d_model: int) -> Autoencoder:
     """An autoencoder of the configured architecture, its weights all zero: initialise or load them next.
 
     Raises:
-        UserError: the architecture is unknown.
+        UserError: the architecture is unknown, or a setting is not its own.
     """
-    require_architecture(config.architecture)
+    require_architecture(config)
     return ARCHITECTURES[config.architecture](config, d_model)

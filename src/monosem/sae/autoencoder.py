@@ -5,16 +5,17 @@ Row i belongs to latent i in every tensor: ``W_enc [n_latents, d_model]``, ``W_d
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from monosem.errors import UserError
 from monosem.ops import sparse
-from monosem.sae.activations import KeptLatents, keep_topk
+from monosem.sae.activations import KeptLatents
 from monosem.sae.codes import Codes
 from monosem.sae.preprocess import PREPROCESSES, Preprocess, Preprocessed, preprocess, undo_preprocess
 
@@ -31,9 +32,19 @@ class AutoencoderConfig:
     n_latents: int = 4096
     """Size of the dictionary."""
     k: int = 32
-    """Latents kept a token."""
+    """topk, batch_topk, matryoshka: latents kept a token, in the last two on average over a batch."""
     nonlinearity: Literal["relu", "identity"] = "relu"
-    """Nonlinearity on the kept values."""
+    """topk: nonlinearity on the kept values."""
+    multi_topk: bool = False
+    """topk: add L(4k)/8 to the loss, so that the code works at every sparsity."""
+    prefixes: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+    """matryoshka: the nested shares of the latents that each reconstruct by themselves, ending in 1."""
+    prolu_gradient: Literal["ste", "relu"] = "ste"
+    """prolu: which of the two published straight-through gradients."""
+    bandwidth: float = 0.001
+    """jumprelu: width ε of the kernel in the thresholds' straight-through gradient."""
+    initial_threshold: float = 0.001
+    """jumprelu: every threshold's start."""
     encoder_bias: bool = True
     """Train b_enc from zero (as the paper's code does); without it b_enc stays zero (as its equation has it)."""
     preprocess: Preprocess = "unit_norm"
@@ -44,12 +55,22 @@ class AutoencoderConfig:
             raise UserError(f"n_latents={self.n_latents} is below 1; an autoencoder needs at least one latent.")
         if self.k < 1:
             raise UserError(f"k={self.k} is below 1; keep at least one latent a token.")
-        if self.k > self.n_latents:
-            raise UserError(f"k={self.k} exceeds n_latents={self.n_latents}; lower k or raise n_latents.")
         if self.preprocess not in PREPROCESSES:
             raise UserError(f"Unknown preprocess '{self.preprocess}'. Known: {', '.join(PREPROCESSES)}.")
-        if self.nonlinearity not in ("relu", "identity"):
-            raise UserError(f"Unknown nonlinearity '{self.nonlinearity}'. Known: identity, relu.")
+        for name, known in (("nonlinearity", ("identity", "relu")), ("prolu_gradient", ("relu", "ste"))):
+            if getattr(self, name) not in known:
+                raise UserError(f"Unknown {name} '{getattr(self, name)}'. Known: {', '.join(known)}.")
+        if self.multi_topk and 4 * self.k > self.n_latents:
+            raise UserError(
+                f"multi_topk keeps 4k = {4 * self.k} latents, more than n_latents={self.n_latents}; lower k."
+            )
+        for name in ("bandwidth", "initial_threshold"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise UserError(f"{name}={getattr(self, name)} is not positive; give a positive number.")
+        if list(self.prefixes) != sorted(set(self.prefixes)) or not self.prefixes or self.prefixes[-1] != 1:
+            raise UserError(f"prefixes={list(self.prefixes)} are not rising shares that end in 1, such as 0.25 0.5 1.")
+        if round(self.prefixes[0] * self.n_latents) < 1:
+            raise UserError(f"prefixes={list(self.prefixes)} begin with no latent of n_latents={self.n_latents}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +85,31 @@ class Provenance:
     """Tokens a block."""
 
 
+class TrainingPass(NamedTuple):
+    """What an autoencoder makes of a batch in training: all that its losses and counters need."""
+
+    reconstructions: tuple[tuple[float, Float[Tensor, "batch d_model"]], ...]
+    """Weight in the loss and reconstruction, preprocessed; the first is the whole code's."""
+    penalty: Float[Tensor, ""]
+    """What the sparsity coefficient multiplies, averaged over tokens; zero where k sets the sparsity."""
+    pre_activations: Float[Tensor, "batch n_latents"]
+    """Detached."""
+    active: Int[Tensor, " n_latents"]
+    """On how many of the batch's tokens each latent is active."""
+    running: Mapping[str, Float[Tensor, ""]] = {}
+    """This batch's values of what the autoencoder keeps running means of, by the name of its parameter."""
+
+
 class Autoencoder(nn.Module, ABC):
     """Weights, preprocessing and decoding; each architecture says how pre-activations become kept latents."""
 
     parameter_names: ClassVar[tuple[str, ...]] = ("W_enc", "b_enc", "W_dec", "b_pre")
+    settings: ClassVar[frozenset[str]] = frozenset()
+    """The settings of ``AutoencoderConfig`` that are this architecture's own."""
+    has_penalty: ClassVar[bool] = True
+    """Whether a penalty with a coefficient makes it sparse; otherwise k does, and AuxK revives its dead latents."""
+    has_fixed_k: ClassVar[bool] = False
+    """Whether every token keeps exactly k latents, some perhaps zero."""
 
     def __init__(self, config: AutoencoderConfig, d_model: int) -> None:
         super().__init__()
@@ -86,7 +128,14 @@ class Autoencoder(nn.Module, ABC):
 
     @abstractmethod
     def keep(self, pre_activations: Float[Tensor, "batch n_latents"]) -> KeptLatents:
-        """Choose each token's latents from its pre-activations."""
+        """Choose each token's latents from its pre-activations, as at inference."""
+
+    @abstractmethod
+    def training_pass(self, x: Float[Tensor, "batch d_model"]) -> TrainingPass:
+        """Encode and decode preprocessed inputs, differentiably, as in training."""
+
+    def start(self) -> None:
+        """Set what only this architecture has to where training starts; the rest is ``initialise``'s."""
 
     def preprocess(self, raw: Float[Tensor, "batch d_model"]) -> Preprocessed:
         """The autoencoder's own inputs for these raw activations."""
@@ -106,12 +155,15 @@ class Autoencoder(nn.Module, ABC):
         flat = self._flatten(activations)
         pieces = [self._encode_piece(piece) for piece in flat.split(max(1, _DENSE_ELEMENTS // self.n_latents))]
         inputs, kept = zip(*pieces, strict=True)
-        values = torch.cat([piece.latent_values for piece in kept])
-        batch, k = values.shape
+        in_code = [
+            torch.ones_like(piece.latent_indices, dtype=torch.bool) if self.has_fixed_k else piece.latent_values > 0
+            for piece in kept
+        ]
+        counts = torch.cat([mask.sum(dim=1) for mask in in_code])
         return Codes(
-            values=values.flatten(),
-            indices=torch.cat([piece.latent_indices for piece in kept]).flatten(),
-            row_offsets=torch.arange(0, batch * k + 1, k, device=values.device),
+            values=torch.cat([piece.latent_values[mask] for piece, mask in zip(kept, in_code, strict=True)]),
+            indices=torch.cat([piece.latent_indices[mask] for piece, mask in zip(kept, in_code, strict=True)]),
+            row_offsets=torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
             mean=torch.cat([piece.mean for piece in inputs]),
             norm=torch.cat([piece.norm for piece in inputs]),
             n_latents=self.n_latents,
@@ -120,9 +172,7 @@ class Autoencoder(nn.Module, ABC):
     @torch.no_grad()
     def decode(self, codes: Codes) -> Float[Tensor, "batch d_model"]:
         """Raw activations from codes; preprocessing is undone with each token's own mean and norm."""
-        even = (len(codes.mean), self.config.k)
-        kept = KeptLatents(codes.values.view(even), codes.indices.view(even))
-        return undo_preprocess(self.reconstruct(kept), codes.mean, codes.norm)
+        return undo_preprocess(self.reconstruct(KeptLatents(*codes.padded())), codes.mean, codes.norm)
 
     @torch.no_grad()
     def forward(self, activations: Float[Tensor, "*tokens d_model"]) -> Float[Tensor, "*tokens d_model"]:
@@ -141,10 +191,3 @@ class Autoencoder(nn.Module, ABC):
                 "give it activations from the hookpoint it was trained on."
             )
         return activations.reshape(-1, self.d_model)
-
-
-class TopKAutoencoder(Autoencoder):
-    """z = TopK(W_enc (x − b_pre) + b_enc), x̂ = W_decᵀ z + b_pre (Gao et al. 2024, §2.3)."""
-
-    def keep(self, pre_activations: Float[Tensor, "batch n_latents"]) -> KeptLatents:
-        return keep_topk(pre_activations, self.config.k, self.config.nonlinearity)

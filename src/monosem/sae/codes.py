@@ -24,6 +24,17 @@ class Codes(NamedTuple):
     """What each token was divided by before encoding."""
     n_latents: int
 
+    def padded(self) -> tuple[Float[Tensor, "batch longest"], Int[Tensor, "batch longest"]]:
+        """Values and indices as rows of one length, the shorter ending in zeros; free where all are of one length."""
+        counts = self.row_offsets.diff()
+        longest = max(1, int(counts.max())) if len(counts) else 1
+        if len(self.values) == len(counts) * longest:
+            return self.values.view(len(counts), longest), self.indices.view(len(counts), longest)
+        inside = torch.arange(longest, device=counts.device) < counts[:, None]
+        values, indices = (each.new_zeros(inside.shape) for each in (self.values, self.indices))
+        values[inside], indices[inside] = self.values, self.indices
+        return values, indices
+
     def rows(self) -> Int[Tensor, " nnz"]:
         """The token that each kept value belongs to."""
         tokens = torch.arange(len(self.mean), device=self.indices.device)

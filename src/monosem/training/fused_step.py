@@ -14,7 +14,7 @@ from torch import Tensor
 from monosem.ops.reference import AdamStep, Chosen, ErrorTerm, LatentGradients, adam_step, update_copies
 from monosem.ops.sparse import Kernels
 from monosem.sae.activations import activate
-from monosem.sae.autoencoder import TopKAutoencoder
+from monosem.sae.topk import TopKAutoencoder
 from monosem.training.auxiliary import auxk, padded
 from monosem.training.dead_latents import count_activity, dead_mask
 from monosem.training.losses import spread, square_sum
@@ -36,7 +36,7 @@ def fused_step(
     is_dead = dead_mask(state.tokens_since_active, settings.dead_tokens)
     dead = is_dead.nonzero().squeeze(1) if losses.aux_coefficient > 0 else is_dead.new_empty(0, dtype=torch.int64)
     x_centered = x - sae.b_pre
-    k_widest = 4 * sae.config.k if losses.multi_topk else sae.config.k
+    k_widest = 4 * sae.config.k if sae.config.multi_topk else sae.config.k
     W_enc, W_dec = parameters["W_enc"], parameters["W_dec"].weight
     multiplied = W_enc.weight if W_enc.rounded is None else W_enc.rounded
     size = (padded(len(dead)), losses.aux_tokens(len(x)))
@@ -53,7 +53,9 @@ def fused_step(
         auxiliary, gradients = auxk(kernels, residual, codes, dead, x_centered, W_dec, losses.aux_coefficient)
     is_finite = math.isfinite(loss) and _update(kernels, sae, state, x_centered, terms, gradients, settings, adam)
     if is_finite:
-        count_activity(state.tokens_since_active, terms[0].values, terms[0].indices)
+        is_active = torch.zeros_like(is_dead)
+        is_active[terms[0].indices[terms[0].values > 0]] = True
+        count_activity(state.tokens_since_active, len(x), is_active)
     return StepReport(
         loss=loss + auxiliary,
         auxiliary_loss=auxiliary / losses.aux_coefficient if auxiliary else 0.0,
@@ -71,7 +73,7 @@ def _reconstruction_terms(
     """L(k), and L(4k)/8 for Multi-TopK."""
     k, nonlinearity = sae.config.k, sae.config.nonlinearity
     weight = 1 / (len(x_centered) * settings.losses.variance)
-    shares = ((k, weight), (4 * k, weight / 8)) if settings.losses.multi_topk else ((k, weight),)
+    shares = ((k, weight), (4 * k, weight / 8)) if sae.config.multi_topk else ((k, weight),)
     values = activate(chosen.values, nonlinearity)
     return [
         error_term(

@@ -1,20 +1,19 @@
-"""The losses of a k-sparse autoencoder (Gao et al. 2024, §2.3, §A.2, §4.2), on preprocessed activations.
+"""The losses of an autoencoder in training (Gao et al. 2024, §2.2–§2.4, §A.2, §4.2), on preprocessed activations.
 
-A squared error is summed over d_model and averaged over tokens. The main loss divides it by a constant, the variance of
-an initial sample about its mean, so that it stays comparable over the run; the auxiliary loss divides its own by the
-variance of the residual it has to explain.
+A squared error is summed over d_model and averaged over tokens. The reconstruction losses divide it by a constant, the
+variance of an initial sample about its mean, so that they stay comparable over the run; the auxiliary loss divides its
+own by the variance of the residual it has to explain. An architecture with a penalty adds λ times it.
 """
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from monosem.ops import sparse
-from monosem.sae.activations import activate
-from monosem.sae.autoencoder import TopKAutoencoder
+from monosem.sae.autoencoder import Autoencoder, TrainingPass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +28,6 @@ class LossSettings:
     """Dead latents that AuxK keeps a token, where there are as many."""
     aux_share: float
     """Share of the batch's tokens, the first ones, that AuxK is computed on."""
-    multi_topk: bool
-    """Add L(4k)/8."""
 
     def aux_tokens(self, batch_size: int) -> int:
         """How many tokens of a batch AuxK sees; batches are shuffled, so the first are as good as any."""
@@ -38,46 +35,43 @@ class LossSettings:
 
 
 class Losses(NamedTuple):
-    """One batch's losses and what the counters need."""
+    """One batch's losses, and what they were made from."""
 
     total: Float[Tensor, ""]
     main: Float[Tensor, ""]
-    """Mean ‖x − x̂‖² over the sample's variance."""
+    """Mean ‖x − x̂‖² over the sample's variance, of the whole code."""
     auxiliary: Float[Tensor, ""]
     """MSE(e, ê) / Var(e), before α; zero where no latent is dead or the value is not finite."""
     residual: Float[Tensor, "batch d_model"]
     """x − x̂, detached."""
-    latent_values: Float[Tensor, "batch k"]
-    latent_indices: Int[Tensor, "batch k"]
+    passed: TrainingPass
 
 
 def compute_losses(
-    sae: TopKAutoencoder, x: Float[Tensor, "batch d_model"], is_dead: Bool[Tensor, " n_latents"], settings: LossSettings
+    sae: Autoencoder,
+    x: Float[Tensor, "batch d_model"],
+    is_dead: Bool[Tensor, " n_latents"],
+    settings: LossSettings,
+    sparsity_coefficient: float = 0.0,
 ) -> Losses:
-    """Reconstruction loss, Multi-TopK and AuxK from one product with the encoder."""
-    k = sae.config.k
-    k_widest = 4 * k if settings.multi_topk else k
-    with torch.no_grad():
-        pre_activations = sae.pre_activations(x)
-        _, indices = sparse.topk(pre_activations, k_widest)
-    kept = sparse.selected_pre_activations(x - sae.b_pre, sae.W_enc, sae.b_enc, pre_activations, indices)
-    values = activate(kept, sae.config.nonlinearity)
-    reconstruction = sparse.sparse_decode(values[:, :k], indices[:, :k], sae.W_dec) + sae.b_pre
-    residual = x - reconstruction
-    main = squared_error(residual) / settings.variance
-    total = main
-    if settings.multi_topk:
-        wide = sparse.sparse_decode(values, indices, sae.W_dec) + sae.b_pre
-        total = total + squared_error(x - wide) / settings.variance / 8
-    auxiliary = main.new_zeros(())
+    """Reconstruction losses, penalty and AuxK from one product with the encoder."""
+    passed = sae.training_pass(x)
+    residuals = [(weight, x - reconstruction) for weight, reconstruction in passed.reconstructions]
+    errors = [(weight, squared_error(residual) / settings.variance) for weight, residual in residuals]
+    total = torch.stack([weight * error for weight, error in errors]).sum()
+    if sae.has_penalty:
+        total = total + sparsity_coefficient * passed.penalty
+    residual = residuals[0][1].detach()
+    auxiliary = total.new_zeros(())
     if settings.aux_coefficient > 0 and bool(is_dead.any()):
         seen = slice(settings.aux_tokens(len(x)))
-        auxiliary = auxk_loss(sae, x[seen], residual[seen].detach(), pre_activations[seen], is_dead, settings.k_aux)
+        pre_activations = passed.pre_activations[seen]
+        auxiliary = auxk_loss(sae, x[seen], residual[seen], pre_activations, is_dead, settings.k_aux)
         if bool(auxiliary.isfinite()):
             total = total + settings.aux_coefficient * auxiliary
         else:
-            auxiliary = main.new_zeros(())
-    return Losses(total, main.detach(), auxiliary.detach(), residual.detach(), values[:, :k].detach(), indices[:, :k])
+            auxiliary = total.new_zeros(())
+    return Losses(total, errors[0][1].detach(), auxiliary.detach(), residual, passed)
 
 
 def squared_error(residual: Float[Tensor, "batch d_model"]) -> Float[Tensor, ""]:
@@ -96,7 +90,7 @@ def spread(x: Float[Tensor, "tokens d_model"]) -> float:
 
 
 def auxk_loss(
-    sae: TopKAutoencoder,
+    sae: Autoencoder,
     x: Float[Tensor, "batch d_model"],
     residual: Float[Tensor, "batch d_model"],
     pre_activations: Float[Tensor, "batch n_latents"],

@@ -1,5 +1,6 @@
 """One training step, top to bottom: losses and gradients by autograd, then the update."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from monosem.ops.reference import AdamStep, adam_step, normalize_rows, project_out_parallel_gradient, update_copies
-from monosem.sae.autoencoder import TopKAutoencoder
+from monosem.sae.autoencoder import Autoencoder
 from monosem.training.dead_latents import count_activity, dead_mask
 from monosem.training.losses import LossSettings, compute_losses
 from monosem.training.state import TrainingState
@@ -39,38 +40,40 @@ class StepReport(NamedTuple):
 
 
 def train_step(
-    sae: TopKAutoencoder,
+    sae: Autoencoder,
     state: TrainingState,
     x: Float[Tensor, "batch d_model"],
     settings: StepSettings,
     adam: AdamStep,
+    sparsity_coefficient: float = 0.0,
 ) -> StepReport:
     """Losses, gradients, constraint, Adam, constraint, average, counters.
 
     A batch whose loss or gradient is not finite changes nothing: the report says so.
     """
     is_dead = dead_mask(state.tokens_since_active, settings.dead_tokens)
-    losses = compute_losses(sae, x, is_dead, settings.losses)
+    losses = compute_losses(sae, x, is_dead, settings.losses, sparsity_coefficient)
     is_finite = bool(losses.total.isfinite())
     if is_finite:
         losses.total.backward()
         is_finite = _update(sae, state, settings, adam)
         sae.zero_grad()
     if is_finite:
-        count_activity(state.tokens_since_active, losses.latent_values, losses.latent_indices)
+        count_activity(state.tokens_since_active, len(x), losses.passed.active > 0)
+        _follow(sae, losses.passed.running, max(1 / adam.step, 1 - settings.ema_decay))
     return StepReport(
         loss=float(losses.total.detach()),
         auxiliary_loss=float(losses.auxiliary),
         squared_error=float(losses.residual.square().sum()),
         spread=float((x - x.mean(dim=0)).square().sum()),
-        l0=float((losses.latent_values > 0).sum() / len(x)),
+        l0=float(losses.passed.active.sum() / len(x)),
         dead_share=float(is_dead.float().mean()),
         is_finite=is_finite,
     )
 
 
 @torch.no_grad()
-def _update(sae: TopKAutoencoder, state: TrainingState, settings: StepSettings, adam: AdamStep) -> bool:
+def _update(sae: Autoencoder, state: TrainingState, settings: StepSettings, adam: AdamStep) -> bool:
     """Move all parameters along their gradients; False, and nothing moves, if those are not finite."""
     gradients = {name: parameter.grad for name, parameter in sae.named_parameters() if parameter.grad is not None}
     project_out_parallel_gradient(gradients["W_dec"], sae.W_dec)
@@ -84,6 +87,14 @@ def _update(sae: TopKAutoencoder, state: TrainingState, settings: StepSettings, 
     for parameter in state.parameters.values():
         update_copies(parameter, adam.ema_decay)
     return True
+
+
+@torch.no_grad()
+def _follow(sae: Autoencoder, running: Mapping[str, Tensor], weight: float) -> None:
+    """Move the running means by this batch's values; at first over all batches, later over the average's horizon."""
+    for name, value in running.items():
+        if bool(value.isfinite()):
+            getattr(sae, name).lerp_(value, weight)
 
 
 def clipping(norm: float, clip_norm: float | None) -> float:

@@ -11,7 +11,8 @@ from torch import Tensor
 from monosem.errors import UserError
 from monosem.ops.reference import AdamStep, normalize_rows
 from monosem.ops.sparse import fused_kernels
-from monosem.sae.autoencoder import TopKAutoencoder
+from monosem.sae.autoencoder import Autoencoder
+from monosem.sae.topk import TopKAutoencoder
 from monosem.training.checkpoint import Checkpoint
 from monosem.training.fused_step import fused_step
 from monosem.training.losses import LossSettings, default_k_aux, squared_error
@@ -22,6 +23,7 @@ from monosem.training.schedules import (
     default_warmup_tokens,
     warmup_factor,
 )
+from monosem.training.sparsity import new_control
 from monosem.training.state import corrected_average, ema_decay, new_state
 from monosem.training.step import StepReport, StepSettings, train_step
 
@@ -54,8 +56,10 @@ class TrainingConfig:
     """Share of each batch's tokens that AuxK is computed on."""
     dead_tokens: int | None = None
     """A latent is dead after this many tokens without being active; by default min(10 M, a fiftieth of the run)."""
-    multi_topk: bool = False
-    """Add L(4k)/8, so that the code works at every sparsity."""
+    sparsity_coefficient: float | None = None
+    """λ of the penalty, for architectures that have one (relu, prolu, gated, jumprelu)."""
+    target_l0: float | None = None
+    """Steer λ so that this many latents a token are active, instead of giving it."""
     shuffle_batches: int = 8
     """Size of the shuffle buffer, in batches (at least 8)."""
     checkpoint_every: int = 1_000_000
@@ -93,6 +97,15 @@ class TrainingConfig:
             value = getattr(self, name)
             if self.aux_coefficient == 0 and value != unset:
                 raise UserError(f"{name}={value} would not be used, for aux_coefficient is 0; leave one of them out.")
+        for name in ("sparsity_coefficient", "target_l0"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise UserError(f"{name}={value} is not positive; give a positive number.")
+        if self.sparsity_coefficient is not None and self.target_l0 is not None:
+            raise UserError(
+                f"target_l0={self.target_l0} steers the sparsity coefficient, so sparsity_coefficient="
+                f"{self.sparsity_coefficient} would not be used; leave one of them out."
+            )
         if not 0 < self.aux_share <= 1:
             raise UserError(f"aux_share={self.aux_share} is not a share of tokens; give a number above 0, at most 1.")
         if self.warmup_tokens is not None and not 0 <= self.warmup_tokens <= self.tokens:
@@ -131,15 +144,15 @@ class Progress(NamedTuple):
 class Trainer:
     """One autoencoder in training: weights, moments, average, counters."""
 
-    def __init__(self, sae: TopKAutoencoder, config: TrainingConfig, variance: float) -> None:
+    def __init__(self, sae: Autoencoder, config: TrainingConfig, variance: float) -> None:
         """
         Args:
             variance: mean ‖x − x̄‖² of an initial sample of preprocessed activations; the main loss divides by it.
+
+        Raises:
+            UserError: settings do not fit the architecture.
         """
-        if config.multi_topk and 4 * sae.config.k > sae.n_latents:
-            raise UserError(
-                f"multi_topk keeps 4k = {4 * sae.config.k} latents, more than n_latents={sae.n_latents}; lower k."
-            )
+        require_fitting(sae.config.architecture, sae.has_penalty, config)
         self.sae = sae
         self.config = config
         self.learning_rate = config.resolved_learning_rate(sae.n_latents)
@@ -148,10 +161,9 @@ class Trainer:
         self.settings = StepSettings(
             losses=LossSettings(
                 variance=variance,
-                aux_coefficient=config.aux_coefficient,
+                aux_coefficient=0.0 if sae.has_penalty else config.aux_coefficient,
                 k_aux=config.k_aux or default_k_aux(sae.d_model),
                 aux_share=config.aux_share,
-                multi_topk=config.multi_topk,
             ),
             dead_tokens=config.dead_tokens or default_dead_tokens(config.tokens),
             ema_decay=ema_decay(
@@ -160,7 +172,8 @@ class Trainer:
             clip_norm=config.clip_norm,
         )
         normalize_rows(sae.W_dec.data)
-        self.kernels = fused_kernels(sae.W_dec) if config.step == "fused" else None
+        is_fused = config.step == "fused" and isinstance(sae, TopKAutoencoder)
+        self.kernels = fused_kernels(sae.W_dec) if is_fused else None
         rounded = ("W_enc",) if self.kernels is not None and self.kernels.rounds_products() else ()
         self.state = new_state(
             sae,
@@ -170,6 +183,7 @@ class Trainer:
             moment_dtype=torch.bfloat16 if config.moments == "bfloat16" else None,
         )
         self.parameters = {name: parameter.detach() for name, parameter in sae.named_parameters()}
+        self.sparsity = new_control(config.sparsity_coefficient, config.target_l0) if sae.has_penalty else None
         self.progress = Progress()
 
     @property
@@ -184,15 +198,25 @@ class Trainer:
         if _is_finite(activations):
             x = self.sae.preprocess(activations).x.to(self.sae.W_enc.dtype)
             adam = self._adam_step()
-            if self.kernels is None:
-                report = train_step(self.sae, self.state, x, self.settings, adam)
-            else:
+            if self.kernels is not None and isinstance(self.sae, TopKAutoencoder):
                 report = fused_step(self.kernels, self.sae, self.state, x, self.settings, adam)
+            else:
+                report = train_step(self.sae, self.state, x, self.settings, adam, self.sparsity_coefficient)
         if report is None or not report.is_finite:
             self.progress = Progress(batches + 1, steps, skipped + 1, bad + 1)
             return None
+        if self.sparsity is not None:
+            self.sparsity.follow(report.l0)
         self.progress = Progress(batches + 1, steps + 1, skipped, 0)
         return report
+
+    @property
+    def sparsity_coefficient(self) -> float:
+        """The next step's λ: it rises with the learning rate's warm-up; zero where there is no penalty."""
+        if self.sparsity is None:
+            return 0.0
+        step = self.progress.steps + 1
+        return float(self.sparsity.coefficient) * warmup_factor(step * self.config.batch_size, self.warmup_tokens)
 
     def _adam_step(self) -> AdamStep:
         step = self.progress.steps + 1
@@ -215,7 +239,8 @@ class Trainer:
 
     def states(self) -> dict[str, Mapping[str, Tensor]]:
         """All tensors of the run, by name, for a checkpoint."""
-        return {"weights": self.parameters, **self.state.states()}
+        sparsity = {} if self.sparsity is None else {"sparsity": self.sparsity.states()}
+        return {"weights": self.parameters, **self.state.states(), **sparsity}
 
     def record(self) -> dict[str, Any]:
         """All numbers of the run, for a checkpoint: the position in the data is ``batches``."""
@@ -228,7 +253,28 @@ class Trainer:
         for name, parameter in self.parameters.items():
             parameter.copy_(states["weights"][name])
         self.state.restore(states)
+        if self.sparsity is not None:
+            for name, tensor in self.sparsity.states().items():
+                tensor.copy_(states["sparsity"][name])
         self.progress = Progress(*(record[field] for field in Progress._fields))
+
+
+def require_fitting(name: str, has_penalty: bool, config: TrainingConfig) -> None:
+    """Refuse settings that the architecture would not use, and a penalty without a coefficient.
+
+    Raises:
+        UserError: names the setting.
+    """
+    of_penalty = {field: getattr(config, field) for field in ("sparsity_coefficient", "target_l0")}
+    given = {field: value for field, value in of_penalty.items() if value is not None}
+    if has_penalty:
+        if not given:
+            raise UserError(f"A penalty makes architecture '{name}' sparse; give target_l0 or sparsity_coefficient.")
+        auxk = {"k_aux": None, "aux_share": 1.0, "aux_coefficient": 1 / 32}
+        given = {field: getattr(config, field) for field, unset in auxk.items() if getattr(config, field) != unset}
+    for field, value in given.items():
+        reason = "has no AuxK" if has_penalty else "is made sparse by k"
+        raise UserError(f"{field}={value} would not be used, for architecture '{name}' {reason}; leave it out.")
 
 
 def _is_finite(x: Tensor) -> bool:
