@@ -43,6 +43,14 @@ def float_of(bits: Any, like: Any) -> Any:
 
 
 @inner
+def rounded_bits(bits: Any, like: Any) -> Any:
+    """A float32's bits as they are, or those of the nearest bfloat16 (ties to even)."""
+    if like.itemsize == 2:
+        return np.int16(np.int32(bits + 0x7FFF + ((bits >> 16) & 1)) >> 16)
+    return np.int32(bits)
+
+
+@inner
 def widen(row: Any, out: Any) -> None:
     """A row of float32 or of bfloat16's bits, as float32."""
     if row.itemsize == 2:

@@ -87,7 +87,7 @@ def dense_rows(W_dec: Tensor, latents: Tensor, dtype: torch.dtype) -> tuple[Tens
 def code_gradients(rows: Tensor, pull: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
     """See ``reference.code_gradients``."""
     gradients, sums = rows @ pull.T, torch.empty(len(rows))
-    mask_and_sum(_bits(gradients), _bits(codes), sums.numpy())
+    mask_and_sum(_numbers(gradients), _numbers(codes), sums.numpy())
     return gradients, sums
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from monosem.ops.compiled import inner, kernel
+from monosem.ops.compiled import float_of, inner, kernel, rounded_bits
 from monosem.ops.cpu_choose import TOKENS_A_CHUNK
 
 LATENTS_A_CHUNK = 32
@@ -20,11 +20,9 @@ def key_of(number: Any, bias: Any, keys: Any) -> Any:
 
     Keys compare as the numbers do, and that of a positive number is its bits.
     """
+    bits = rounded_bits(np.float32(float_of(number, keys) + bias).view(np.int32), keys)
     if keys.itemsize == 2:
-        bits = np.float32(np.int32(np.int32(number) << 16).view(np.float32) + bias).view(np.int32)
-        rounded = np.int32(np.int32(bits + 0x7FFF + ((bits >> 16) & 1)) >> 16)
-        return np.int16(rounded ^ ((rounded >> 31) & 0x7FFF))
-    bits = np.float32(np.float32(number) + bias).view(np.int32)
+        return np.int16(bits ^ ((bits >> 15) & 0x7FFF))
     return np.int32(bits ^ ((bits >> 31) & 0x7FFFFFFF))
 
 
@@ -131,14 +129,6 @@ def keep_strongest(product: Any, b: Any, dead: Any, floors: Any, last_ties: Any,
             out[t] = key if key >= floor else 0
 
 
-@inner
-def rounded_bits(bits: Any, like: Any) -> Any:
-    """A float32's bits as they are, or those of the nearest bfloat16 (ties to even)."""
-    if like.itemsize == 2:
-        return np.int16(np.int32(bits + 0x7FFF + ((bits >> 16) & 1)) >> 16)
-    return np.int32(bits)
-
-
 @kernel
 def gather(W: Any, latents: Any, rows: Any, columns: Any) -> None:
     """Some rows of float32's bits, rounded, and the same transposed."""
@@ -154,14 +144,6 @@ def gather(W: Any, latents: Any, rows: Any, columns: Any) -> None:
             out = columns[c, first:end]
             for i in range(end - first):
                 out[i] = rows[first + i, c]
-
-
-@inner
-def float_of(bits: Any, like: Any) -> Any:
-    """The number that these bits of a float32 or a bfloat16 are."""
-    if like.itemsize == 2:
-        return np.int32(np.int32(bits) << 16).view(np.float32)
-    return np.int32(bits).view(np.float32)
 
 
 @kernel

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from monosem.ops.compiled import inner, kernel, widen
+from monosem.ops.compiled import inner, kernel, rounded_bits, widen
 from monosem.ops.reference import BETAS, EPSILON
 
 # Latents a thread moves at a time; sums over latents are cut at the same places whatever the number of threads.
@@ -207,7 +207,7 @@ def copy_row(weight: Any, average: Any, rounded: Any, i: int, share: Any) -> Non
     if len(rounded) > 0:
         bits = weight.view(np.int32)
         for c in range(len(weight)):
-            rounded[i, c] = np.int16((bits[c] + 0x7FFF + ((bits[c] >> 16) & 1)) >> 16)
+            rounded[i, c] = rounded_bits(bits[c], rounded)
 
 
 @kernel

@@ -74,36 +74,15 @@ def _reconstruction_terms(
     k, nonlinearity = sae.config.k, sae.config.nonlinearity
     weight = 1 / (len(x_centered) * settings.losses.variance)
     shares = ((k, weight), (4 * k, weight / 8)) if sae.config.multi_topk else ((k, weight),)
-    values = activate(chosen.values, nonlinearity)
-    return [
-        error_term(
-            kernels,
-            sae,
-            x_centered,
-            values[:, :kept].contiguous(),
-            chosen.indices[:, :kept].contiguous(),
-            share,
-            relu=nonlinearity == "relu",
-        )
-        for kept, share in shares
-    ]
-
-
-def error_term(
-    kernels: Kernels,
-    sae: TopKAutoencoder,
-    target: Float[Tensor, "batch d_model"],
-    values: Float[Tensor, "batch k"],
-    indices: Tensor,
-    weight: float,
-    *,
-    relu: bool,
-) -> ErrorTerm:
-    """weight · Σ‖target − decoded‖², ready for its gradients."""
-    residual, products = kernels.subtract_decoded(target, values, indices, sae.W_dec.detach())
-    if relu:
-        products = products * (values > 0)
-    return ErrorTerm(weight, values, indices, residual, products)
+    terms: list[ErrorTerm] = []
+    for kept, share in shares:
+        values = activate(chosen.values[:, :kept], nonlinearity).contiguous()
+        indices = chosen.indices[:, :kept].contiguous()
+        residual, products = kernels.subtract_decoded(x_centered, values, indices, sae.W_dec.detach())
+        if nonlinearity == "relu":
+            products = products * (values > 0)
+        terms.append(ErrorTerm(share, values, indices, residual, products))
+    return terms
 
 
 def _update(
