@@ -13,7 +13,16 @@ import torch
 from torch import Tensor
 
 from monosem.ops import cpu, reference
-from monosem.ops.reference import AdamStep, ErrorTerm, LatentGradients, Optimized, normalize_rows
+from monosem.ops.reference import (
+    AdamStep,
+    Chosen,
+    ErrorTerm,
+    LatentGradients,
+    Optimized,
+    TokenGradients,
+    even_rows,
+    normalize_rows,
+)
 
 MODULES: list[ModuleType] = [cpu]
 if importlib.util.find_spec("triton"):
@@ -65,22 +74,61 @@ def test_the_chosen_latents_are_exactly_the_k_largest(
     expected = reference.encode_topk(x, W_enc, b_enc, k, *no_dead(batch))
     found = kernels.encode_topk(x, W_enc, b_enc, k, *no_dead(batch))
     torch.testing.assert_close(found.values, expected.values)
-    assert (found.values.diff(dim=1) <= 0).all()
+    assert torch.equal(found.row_offsets, expected.row_offsets)
+    values, indices = found.values.view(batch, k), found.indices.view(batch, k)
+    assert (values.diff(dim=1) <= 0).all()
     dense = x @ W_enc.weight.T + b_enc
-    torch.testing.assert_close(dense.gather(1, found.indices.long()), found.values)
-    assert all(len(set(row)) == k for row in found.indices.tolist())
+    torch.testing.assert_close(dense.gather(1, indices.long()), values)
+    assert all(len(set(row)) == k for row in indices.tolist())
+
+
+@every_module
+@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize("shape", SHAPES + MANY_BUCKETS)
+def test_above_the_floors_are_exactly_those_that_are(
+    kernels: ModuleType, shape: tuple[int, int, int, int], rounded: bool
+) -> None:
+    batch, n_latents, d_model, _ = shape
+    x = torch.randn(batch, d_model, generator=seeded())
+    W_enc, b_enc = encoder(n_latents, d_model, rounded=rounded)
+    floors = torch.randn(n_latents, generator=seeded(4)) * d_model**0.5
+    dense = x @ W_enc.weight.T + b_enc
+    if kernels is not cpu:  # its rounded product decides
+        multiplied = W_enc.weight if W_enc.rounded is None else W_enc.rounded
+        rough = torch.addmm(b_enc.to(multiplied.dtype), x.to(multiplied.dtype), multiplied.T)
+        expected = reference.above(rough, floors)
+    else:
+        expected = reference.encode_above(x, W_enc, b_enc, floors, *no_dead(batch))
+    found = kernels.encode_above(x, W_enc, b_enc, floors, *no_dead(batch))
+    assert torch.equal(found.row_offsets, expected.row_offsets)
+    assert found.indices.tolist() == expected.indices.tolist()
+    torch.testing.assert_close(found.values, dense[expected.tokens(), expected.indices])
+
+
+@every_module
+@pytest.mark.parametrize("floor", [-torch.inf, torch.inf, 0.0])
+def test_all_or_none_may_be_above(kernels: ModuleType, floor: float) -> None:
+    x = torch.randn(5, 4, generator=seeded())
+    W_enc, b_enc = encoder(9, 4, rounded=False)
+    found = kernels.encode_above(x, W_enc, b_enc, torch.full((9,), floor), *no_dead(5))
+    dense = x @ W_enc.weight.T + b_enc
+    assert len(found.indices) == int((dense > floor).sum()) == int(found.row_offsets[-1])
+    torch.testing.assert_close(found.values, dense[dense > floor])
 
 
 def test_many_blocks_choose_as_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(41, 16, generator=seeded())
     W_enc, b_enc = encoder(203, 16, rounded=True)
-    dead = torch.arange(0, 203, 3)
-    whole, in_blocks = (torch.full((len(dead), 39), torch.nan, dtype=torch.bfloat16) for _ in range(2))
-    expected = cpu.encode_topk(x, W_enc, b_enc, 5, dead, 8, whole)
+    dead, floors = torch.arange(0, 203, 3), torch.linspace(-1, 4, 203)
+    codes = [torch.full((len(dead), 39), torch.nan, dtype=torch.bfloat16) for _ in range(4)]
+    largest = cpu.encode_topk(x, W_enc, b_enc, 5, dead, 8, codes[0])
+    above = cpu.encode_above(x, W_enc, b_enc, floors, dead, 8, codes[1])
     monkeypatch.setattr(cpu, "BLOCK_BYTES", 10 * 203 * 2)
-    found = cpu.encode_topk(x, W_enc, b_enc, 5, dead, 8, in_blocks)
-    assert torch.equal(whole, in_blocks)
-    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+    found = cpu.encode_topk(x, W_enc, b_enc, 5, dead, 8, codes[2])
+    found_above = cpu.encode_above(x, W_enc, b_enc, floors, dead, 8, codes[3])
+    assert all(torch.equal(codes[0], other) for other in codes[1:])
+    assert all(torch.equal(a, b) for a, b in zip(largest, found, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(above, found_above, strict=True))
 
 
 def no_dead(batch: int) -> tuple[Tensor, int, Tensor]:
@@ -117,9 +165,9 @@ def test_adversarial_rows_give_torchs_values(kernels: ModuleType, name: str, k: 
     W_enc = optimized(torch.randn(100, 8, generator=seeded()), rounded=rounded)
     x = torch.stack([torch.zeros(8), torch.randn(8, generator=seeded(3))])
     found = kernels.encode_topk(x, W_enc, row, k, *no_dead(2))
-    assert torch.equal(found.values[0], row.topk(k).values)
-    assert torch.equal(row[found.indices[0].long()], found.values[0])
-    torch.testing.assert_close(found.values[1], (x[1] @ W_enc.weight.T + row).topk(k).values)
+    assert torch.equal(found.values[:k], row.topk(k).values)
+    assert torch.equal(row[found.indices[:k].long()], found.values[:k])
+    torch.testing.assert_close(found.values[k:], (x[1] @ W_enc.weight.T + row).topk(k).values)
 
 
 @pytest.mark.parametrize("entry", [torch.nan, torch.inf, -torch.inf])
@@ -131,8 +179,10 @@ def test_what_is_not_finite_gives_places_that_exist(where: str, entry: float) ->
     W_enc = W_enc._replace(rounded=W_enc.weight.bfloat16())
     found = cpu.encode_topk(x, W_enc, b_enc, 5, torch.arange(50), 7, torch.empty(50, 3, dtype=torch.bfloat16))
     if where == "input" or where == "weight":
-        assert not found.values[1:].isfinite().all()
-    assert all(len(set(row)) == 5 and 0 <= min(row) <= max(row) < 100 for row in found.indices.tolist())
+        assert not found.values[5:].isfinite().all()
+    assert all(len(set(row)) == 5 and 0 <= min(row) <= max(row) < 100 for row in found.indices.view(3, 5).tolist())
+    some = cpu.encode_above(x, W_enc, b_enc, torch.zeros(100), *no_dead(3))
+    assert len(some.indices) == 0 or 0 <= int(some.indices.min()) <= int(some.indices.max()) < 100
 
 
 @every_module
@@ -195,34 +245,74 @@ def test_the_gradients_of_codes_and_the_rows_they_need(
 
 
 @every_module
+@pytest.mark.parametrize("is_even", [True, False])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_residual_and_its_products(kernels: ModuleType, shape: tuple[int, int, int, int]) -> None:
-    x, values, indices, W_dec = decoding(shape)
-    expected = reference.subtract_decoded(*(tensor.double() for tensor in (x, values)), indices, W_dec.double())
-    found = kernels.subtract_decoded(x, values, indices.int(), W_dec)
-    for wanted, tensor in zip(expected, found, strict=True):
-        torch.testing.assert_close(tensor, wanted.float(), rtol=1e-4, atol=1e-4)
+def test_the_residual_and_its_products(kernels: ModuleType, shape: tuple[int, int, int, int], is_even: bool) -> None:
+    x, latents, W_dec = decoding(shape, is_even=is_even)
+    dense = torch.zeros(shape[0], shape[1], dtype=torch.float64)
+    dense[latents.tokens(), latents.indices.long()] = latents.values.double()
+    residual = x.double() - dense @ W_dec.double()
+    products = (residual @ W_dec.double().T)[latents.tokens(), latents.indices.long()]
+    for module in (reference, kernels):
+        found = module.subtract_decoded(x, latents, W_dec)
+        for wanted, tensor in zip((residual, products), found, strict=True):
+            torch.testing.assert_close(tensor, wanted.float(), rtol=1e-4, atol=1e-4)
 
 
-def decoding(shape: tuple[int, int, int, int], seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def decoding(shape: tuple[int, int, int, int], *, is_even: bool = True) -> tuple[Tensor, Chosen, Tensor]:
+    """Inputs, some tokens' latents (k each, or any number up to k), some of them zero, and a decoder."""
     batch, n_latents, d_model, k = shape
-    x = torch.randn(batch, d_model, generator=seeded(seed))
-    values = torch.randn(batch, k, generator=seeded(seed + 1)).relu()
-    indices = torch.rand(batch, n_latents, generator=seeded(seed + 2)).topk(k, dim=1).indices
+    x = torch.randn(batch, d_model, generator=seeded())
+    values = torch.randn(batch, k, generator=seeded(1)).relu()
+    indices = torch.rand(batch, n_latents, generator=seeded(2)).topk(k, dim=1).indices
     W_dec = torch.randn(n_latents, d_model, generator=seeded(3))
     normalize_rows(W_dec)
-    return x, values, indices, W_dec
+    if is_even:
+        return x, even_rows(values, indices.int()), W_dec
+    counts = torch.randint(0, k + 1, (batch,), generator=seeded(4))
+    inside = torch.arange(k) < counts[:, None]
+    row_offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return x, Chosen(values[inside], indices[inside].int(), row_offsets), W_dec
 
 
-def error_terms(shape: tuple[int, int, int, int], count: int) -> tuple[Tensor, list[ErrorTerm]]:
-    """Some terms on the same decoder; some kept values are zero."""
-    terms: list[ErrorTerm] = []
-    x = decoding(shape)[0]
-    for number in range(count):
-        _, values, indices, W_dec = decoding(shape, seed=10 * number)
-        residual, products = reference.subtract_decoded(x, values, indices, W_dec)
-        terms.append(ErrorTerm(0.3 / (1 + number), values, indices.int(), residual, products * (values > 0)))
-    return x, terms
+def token_gradients(shape: tuple[int, int, int, int], count: int) -> TokenGradients:
+    """Some terms on the same decoder; with several, tokens have more or fewer latents. Some entries are zero."""
+    x, latents, _ = decoding(shape, is_even=count == 1)
+    size = len(latents.values)
+    terms = [
+        ErrorTerm(
+            0.3 / (1 + number),
+            torch.randn(size, generator=seeded(10 * number)).relu(),
+            torch.randn(x.shape, generator=seeded(10 * number + 1)),
+        )
+        for number in range(count)
+    ]
+    of_pre_activations = torch.randn(size, generator=seeded(5)) * (latents.values > 0)
+    return TokenGradients(x, latents._replace(values=of_pre_activations), tuple(terms))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_references_gradients_are_sums_over_tokens(count: int) -> None:
+    shape = (13, 31, 7, 5)
+    batch = token_gradients(shape, count)
+    W_enc, W_dec = encoder(31, 7, rounded=False)[0].weight, decoding(shape)[2]
+    of_W_enc, of_b_enc, of_W_dec = (torch.zeros(31, 7), torch.zeros(31), torch.zeros(31, 7))
+    of_b_pre = torch.zeros(7)
+    coefficients, indices, _ = batch.of_pre_activations
+    for entry, token in enumerate(batch.of_pre_activations.tokens().tolist()):
+        i = int(indices[entry])
+        of_W_enc[i] += coefficients[entry] * batch.x_centered[token]
+        of_b_enc[i] += coefficients[entry]
+        of_b_pre -= coefficients[entry] * W_enc[i]
+        for weight, values, residual in batch.terms:
+            of_W_dec[i] += -2 * weight * values[entry] * residual[token]
+    for weight, _, residual in batch.terms:
+        of_b_pre += -2 * weight * residual.sum(dim=0)
+    of_W_dec -= (of_W_dec * W_dec).sum(dim=1, keepdim=True) * W_dec
+    expected = (of_W_enc, of_b_enc, of_W_dec)
+    for found, wanted in zip(reference.latent_gradients(batch, None, W_dec), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(reference.b_pre_gradient(batch, W_enc), of_b_pre, rtol=1e-4, atol=1e-5)
 
 
 def auxiliary_rows(shape: tuple[int, int, int, int], dtype: torch.dtype) -> LatentGradients:
@@ -240,7 +330,7 @@ def auxiliary_rows(shape: tuple[int, int, int, int], dtype: torch.dtype) -> Late
         (2, None, False),
         (1, torch.bfloat16, True),
         (2, torch.float32, True),
-        (2, torch.bfloat16, False),
+        (5, torch.bfloat16, False),
     ],
 )
 @pytest.mark.parametrize("shape", SHAPES)
@@ -251,11 +341,11 @@ def test_the_update_is_the_references(
     dtype: torch.dtype | None,
     with_bias: bool,
 ) -> None:
-    x, terms = error_terms(shape, count)
+    batch = token_gradients(shape, count)
     auxiliary = None if dtype is None else auxiliary_rows(shape, dtype)
     W_enc, b_enc = encoder(shape[1], shape[2], rounded=True)
-    start = [W_enc, optimized(b_enc), optimized(decoding(shape)[3], seed=17)]
-    if count == 2:
+    start = [W_enc, optimized(b_enc), optimized(decoding(shape)[2], seed=17)]
+    if count > 1:
         start = [parameter._replace(average=None) for parameter in start]
     adam = AdamStep(learning_rate=1e-2, step=7, ema_decay=0.99, gradient_scale=0.8)
     results: list[list[Optimized]] = []
@@ -263,7 +353,7 @@ def test_the_update_is_the_references(
     for module in (reference, kernels):
         encoder_, bias, decoder = (cloned(parameter) for parameter in start)
         trained_bias = bias if with_bias else None
-        of_b_pre.append(module.update_latents(encoder_, trained_bias, decoder, terms, auxiliary, x, adam))
+        of_b_pre.append(module.update_latents(encoder_, trained_bias, decoder, batch, auxiliary, adam))
         results.append([encoder_, bias, decoder])
     for expected, found in zip(*results, strict=True):
         for wanted, tensor in zip(expected[:4], found[:4], strict=True):
@@ -282,14 +372,14 @@ def test_the_update_is_the_references(
 
 
 @every_module
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_gradient_norms(kernels: ModuleType, shape: tuple[int, int, int, int], count: int) -> None:
-    x, terms = error_terms(shape, count)
-    W_dec = decoding(shape)[3]
+    batch = token_gradients(shape, count)
+    W_dec = decoding(shape)[2]
     W_enc, _ = encoder(shape[1], shape[2], rounded=False)
     for auxiliary in (None, auxiliary_rows(shape, torch.bfloat16)):
-        arguments = (terms, auxiliary, x, W_enc.weight, W_dec)
+        arguments = (batch, auxiliary, W_enc.weight, W_dec)
         expected = reference.gradient_square_sums(*arguments)
         assert kernels.gradient_square_sums(*arguments) == pytest.approx(expected, rel=1e-3, abs=1e-6)
 
@@ -299,14 +389,14 @@ def test_gradient_norms(kernels: ModuleType, shape: tuple[int, int, int, int], c
 def test_moments_in_bfloat16_are_rounded_as_the_reference_rounds_them(
     kernels: ModuleType, shape: tuple[int, int, int, int]
 ) -> None:
-    x, terms = error_terms(shape, 2)
+    batch = token_gradients(shape, 2)
     W_enc, b_enc = encoder(shape[1], shape[2], rounded=False)
-    start = [W_enc, optimized(b_enc), optimized(decoding(shape)[3], seed=17)]
+    start = [W_enc, optimized(b_enc), optimized(decoding(shape)[2], seed=17)]
     halved = [p._replace(first_moment=p[1].bfloat16(), second_moment=p[2].bfloat16()) for p in start]
     results: list[list[Optimized]] = []
     for module in (reference, kernels):
         moved = [cloned(parameter) for parameter in halved]
-        module.update_latents(*moved, terms, None, x, AdamStep(1e-2, 7, 0.99))
+        module.update_latents(*moved, batch, None, AdamStep(1e-2, 7, 0.99))
         results.append(moved)
     for expected, found in zip(*results, strict=True):
         torch.testing.assert_close(found.weight, expected.weight, rtol=1e-4, atol=1e-5)
@@ -341,15 +431,14 @@ def test_a_latent_that_every_token_chose_and_one_that_none_did(
     kernels: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernels, "PIECE", 16, raising=False)  # many pieces, the last one short
-    x, values, _, W_dec = decoding((50, 9, 4, 2))
-    indices = torch.tensor([[3, 5]]).repeat(50, 1)
-    residual, products = reference.subtract_decoded(x, values, indices, W_dec)
-    terms = [ErrorTerm(0.1, values, indices.int(), residual, products)]
+    batch, W_dec = token_gradients((50, 9, 4, 2), 1), decoding((50, 9, 4, 2))[2]
+    chosen = torch.tensor([3, 5], dtype=torch.int32).repeat(50)
+    batch = batch._replace(of_pre_activations=batch.of_pre_activations._replace(indices=chosen))
     still = Optimized(W_dec.clone(), torch.zeros(9, 4), torch.zeros(9, 4), torch.zeros(9, 4))
     moved = [cloned(still) for _ in range(4)]
     adam = AdamStep(1e-2, 1, 0.5)
-    reference.update_latents(moved[0], None, moved[1], terms, None, x, adam)
-    kernels.update_latents(moved[2], None, moved[3], terms, None, x, adam)
+    reference.update_latents(moved[0], None, moved[1], batch, None, adam)
+    kernels.update_latents(moved[2], None, moved[3], batch, None, adam)
     for expected, found in zip(moved[:2], moved[2:], strict=True):
         torch.testing.assert_close(found.weight, expected.weight, rtol=1e-4, atol=1e-5)
         assert torch.equal(found.weight[0], W_dec[0])  # Adam with no history leaves a latent without gradient alone
@@ -367,20 +456,22 @@ def one_thread() -> Iterator[None]:
 
 def one_of_everything() -> list[Tensor]:
     shape = (130, 1009, 48, 16)
-    x, terms = error_terms(shape, 2)
+    batch = token_gradients(shape, 2)
+    x = batch.x_centered
     W_enc, b_enc = encoder(shape[1], shape[2], rounded=True)
     dead, codes = torch.arange(0, 1009, 2), torch.empty(505, 130, dtype=torch.bfloat16)
     chosen = cpu.encode_topk(x, W_enc, b_enc, 16, dead, 24, codes)
-    W_dec = decoding(shape)[3]
+    above = cpu.encode_above(x, W_enc, b_enc, torch.ones(1009), dead, 24, codes)
+    W_dec = decoding(shape)[2]
     rows = cpu.dense_rows(W_dec, dead, torch.bfloat16)
     of_codes = cpu.code_gradients(rows[0], x.bfloat16(), codes)
     auxiliary = auxiliary_rows(shape, torch.bfloat16)
-    residual = cpu.subtract_decoded(x, chosen.values, chosen.indices, W_dec)
-    sums = torch.tensor(cpu.gradient_square_sums(terms, auxiliary, x, W_enc.weight, W_dec), dtype=torch.float64)
+    residual = cpu.subtract_decoded(x, above, W_dec)
+    sums = torch.tensor(cpu.gradient_square_sums(batch, auxiliary, W_enc.weight, W_dec), dtype=torch.float64)
     bias, decoder = optimized(b_enc), optimized(W_dec)
-    pull = cpu.update_latents(W_enc, bias, decoder, terms, auxiliary, x, AdamStep(1e-2, 3, 0.9))
+    pull = cpu.update_latents(W_enc, bias, decoder, batch, auxiliary, AdamStep(1e-2, 3, 0.9))
     moved = [tensor for parameter in (W_enc, bias, decoder) for tensor in parameter if tensor is not None]
-    return [*chosen, codes, *rows, *of_codes, *residual, pull, sums, *moved]
+    return [*chosen, *above, codes, *rows, *of_codes, *residual, pull, sums, *moved]
 
 
 def test_every_bit_is_the_same_for_any_number_of_threads(one_thread: None) -> None:

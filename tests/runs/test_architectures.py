@@ -22,7 +22,8 @@ Compare = Callable[[Path, Path], None]
 def settings_of(architecture: str) -> dict[str, Any]:
     known = ARCHITECTURES[architecture]
     sparsity = {"target_l0": 4.0, "k": 32} if known.has_penalty else {"k": 4}
-    return {"architecture": architecture, **sparsity}
+    few_steps = {"initial_threshold": 0.02} if architecture == "jumprelu" else {}
+    return {"architecture": architecture, **sparsity, **few_steps}
 
 
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))

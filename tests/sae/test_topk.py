@@ -57,7 +57,7 @@ def test_at_inference_a_token_keeps_what_reaches_the_threshold_whatever_its_comp
 @pytest.mark.parametrize("prefixes", [(0.25, 0.5, 1.0), (1.0,), (1 / 12, 1.0)])
 def test_each_prefix_reconstructs_from_what_was_kept_inside_it(prefixes: tuple[float, ...]) -> None:
     sae = random_autoencoder("matryoshka", prefixes=prefixes)
-    z = sae.training_latents(sae.pre_activations(batch()))
+    z = torch.relu(sae.restrict(sae.pre_activations(batch())))
     found = sae.training_pass(batch()).reconstructions
     assert [weight for weight, _ in found] == [1 / len(prefixes)] * len(prefixes)
     for (_, reconstruction), share in zip(found, reversed(prefixes), strict=True):

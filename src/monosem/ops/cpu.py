@@ -6,10 +6,11 @@ depend on the number of threads, so the same input gives the same bits.
 The encoder's product is taken in bfloat16 where the processor has instructions for it, a block of tokens at a time.
 While a block is in cache, latents are chosen from it: one maximum a bucket of latents, the k buckets with the largest
 maxima (the k largest values cannot lie elsewhere), and in them the k largest values, with those as near to the k-th as
-rounding can bring them. The exact float32 pre-activations of these few decide.
+rounding can bring them. The exact float32 pre-activations of these few decide. Where not k but a floor decides, the
+latents are those above it or as near.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numba
@@ -19,10 +20,20 @@ from numba import prange
 from torch import Tensor
 
 from monosem.ops.compiled import kernel
+from monosem.ops.cpu_above import compact, count_above, keep_above
 from monosem.ops.cpu_auxiliary import find_floors, gather, keep_strongest, mask_and_sum
 from monosem.ops.cpu_choose import BUCKET, TOKENS_A_CHUNK, choose, find_maxima
-from monosem.ops.cpu_update import LATENTS_A_CHUNK, count, move_latents, place, square_sums
-from monosem.ops.reference import BETAS, AdamStep, Chosen, ErrorTerm, LatentGradients, Optimized, residuals_part
+from monosem.ops.cpu_update import LATENTS_A_CHUNK, count, move_latents, place, place_values, square_sums
+from monosem.ops.reference import (
+    BETAS,
+    AdamStep,
+    Chosen,
+    LatentGradients,
+    Optimized,
+    TokenGradients,
+    even_rows,
+    residuals_part,
+)
 
 # A block of pre-activations is at most this many bytes: large enough for the product, small enough for the cache.
 BLOCK_BYTES = 16 << 20
@@ -44,31 +55,101 @@ def encode_topk(
     x_centered: Tensor, W_enc: Optimized, b_enc: Tensor, k: int, dead: Tensor, k_aux: int, dead_codes: Tensor
 ) -> Chosen:
     """See ``reference.encode_topk``. Dead latents are chosen, and valued, by the product as it is rounded."""
+    values, indices = torch.empty(len(x_centered), k), torch.empty(len(x_centered), k, dtype=torch.int32)
+    maxima = np.empty((-(-len(b_enc) // BUCKET), len(x_centered)), np.float32)
+    W, b, dead_latents = W_enc.weight.numpy(), b_enc.numpy(), dead.to(torch.int32).numpy()
+    for here, product in _blocks(x_centered, W_enc):
+        of_buckets = maxima[:, : product.shape[1]]
+        find_maxima(product, b, of_buckets)
+        choose(product, of_buckets, x_centered[here].numpy(), W, b, values[here].numpy(), indices[here].numpy())
+        _keep_dead(product, b, dead_latents, k_aux, dead_codes, here.start)
+    return even_rows(values, indices)
+
+
+def encode_above(
+    x_centered: Tensor,
+    W_enc: Optimized,
+    b_enc: Tensor,
+    floors: Tensor,
+    dead: Tensor,
+    k_aux: int,
+    dead_codes: Tensor,
+) -> Chosen:
+    """See ``reference.encode_above``. The exact pre-activations decide, of those that the rounded product brings near.
+
+    Near is a hundredth part beyond what rounding usually moves; a value at its floor may be missed.
+    """
+    W, b, dead_latents = W_enc.weight.numpy(), b_enc.numpy(), dead.to(torch.int32).numpy()
+    limits = (floors - b_enc - _margins(x_centered, W_enc, floors - b_enc)).numpy()
+    pieces: list[Chosen] = []
+    for here, product in _blocks(x_centered, W_enc):
+        counts = np.zeros(product.shape[1], np.int64)
+        count_above(product, limits, counts)
+        starts = np.concatenate([np.zeros(1, np.int64), counts.cumsum()])
+        values, indices = torch.empty(starts[-1]), torch.empty(starts[-1], dtype=torch.int32)
+        keep_above(
+            product,
+            limits,
+            x_centered[here].numpy(),
+            W,
+            b,
+            floors.numpy(),
+            starts,
+            values.numpy(),
+            indices.numpy(),
+            counts,
+        )
+        pieces.append(_compacted(values, indices, starts, counts))
+        _keep_dead(product, b, dead_latents, k_aux, dead_codes, here.start)
+    counts = torch.cat([piece.row_offsets.diff() for piece in pieces])
+    row_offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+    return Chosen(
+        torch.cat([piece.values for piece in pieces]), torch.cat([piece.indices for piece in pieces]), row_offsets
+    )
+
+
+def _margins(x_centered: Tensor, W_enc: Optimized, limits: Tensor) -> Tensor:
+    """How far below a latent's limit a product may lie that rounding has moved there; zero for exact products.
+
+    bfloat16 keeps 8 bits. Rounding the product moves it by up to a 512th of itself; rounding the factors moves it by a
+    sum of d_model random parts, about ‖x‖‖w‖ / (600 √d_model).
+    """
+    if W_enc.rounded is None:
+        return torch.zeros_like(limits)
+    d_model = x_centered.shape[1]
+    lengths = W_enc.weight.norm(dim=1) * x_centered.norm(dim=1).max() / d_model**0.5
+    return (limits.abs() + lengths) / 128
+
+
+def _compacted(values: Tensor, indices: Tensor, starts: Any, counts: Any) -> Chosen:
+    """Rows that begin at ``starts`` and hold ``counts`` entries, without the gaps between them."""
+    row_offsets = np.concatenate([np.zeros(1, np.int64), counts.cumsum()])
+    out = torch.empty(row_offsets[-1]), torch.empty(row_offsets[-1], dtype=torch.int32)
+    compact(values.numpy(), indices.numpy(), starts, row_offsets, out[0].numpy(), out[1].numpy())
+    return Chosen(*out, torch.from_numpy(row_offsets))
+
+
+def _blocks(x_centered: Tensor, W_enc: Optimized) -> Iterator[tuple[slice, Any]]:
+    """The encoder's product without the bias, ``[n_latents, tokens]``, for a block of tokens at a time.
+
+    That way round the product is the faster one. Each block takes the place of the last.
+    """
     batch, n_latents = len(x_centered), len(W_enc.weight)
     weight = W_enc.weight if W_enc.rounded is None else W_enc.rounded
-    chosen = Chosen(torch.empty(batch, k), torch.empty(batch, k, dtype=torch.int32))
     inputs = x_centered.to(weight.dtype)
     tokens = max(TOKENS_A_CHUNK, BLOCK_BYTES // (n_latents * weight.element_size()) // TOKENS_A_CHUNK * TOKENS_A_CHUNK)
     block = torch.empty(n_latents * min(tokens, batch), dtype=weight.dtype)
-    maxima = np.empty((-(-n_latents // BUCKET), min(tokens, batch)), np.float32)
-    W, b, dead_latents = W_enc.weight.numpy(), b_enc.numpy(), dead.to(torch.int32).numpy()
     for start in range(0, batch, tokens):
         here = slice(start, min(start + tokens, batch))
-        # [n_latents, tokens]: the product that way round is the faster one.
         product = block[: n_latents * (here.stop - start)].view(n_latents, -1)
         torch.mm(weight, inputs[here].T, out=product)
-        numbers = _numbers(product)
-        find_maxima(numbers, b, maxima)
-        choose(
-            numbers, maxima, x_centered[here].numpy(), W, b, chosen.values[here].numpy(), chosen.indices[here].numpy()
-        )
-        if len(dead) and start < dead_codes.shape[1]:
-            _keep_dead(numbers, b, dead_latents, k_aux, dead_codes, start)
-    return chosen
+        yield here, _numbers(product)
 
 
 def _keep_dead(product: Any, b: Any, dead: Any, k_aux: int, codes: Tensor, start: int) -> None:
-    """Write the dead latents' codes for the block's tokens that begins at token ``start``."""
+    """Write the dead latents' codes for the tokens, if they have any, of the block that begins at token ``start``."""
+    if not len(dead) or start >= codes.shape[1]:
+        return
     tokens = min(product.shape[1], codes.shape[1] - start)
     bits = _bits(codes)
     floors, last_ties = np.empty(tokens, bits.dtype), np.empty(tokens, np.int32)
@@ -101,65 +182,45 @@ def _numbers(tensor: Tensor) -> Any:
     return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
-def subtract_decoded(
-    target: Tensor, latent_values: Tensor, latent_indices: Tensor, W_dec: Tensor
-) -> tuple[Tensor, Tensor]:
+def subtract_decoded(target: Tensor, latents: Chosen, W_dec: Tensor) -> tuple[Tensor, Tensor]:
     """See ``reference.subtract_decoded``; each token's rows are read once and used twice."""
-    residual, products = torch.empty_like(target), torch.empty_like(latent_values)
-    subtract_rows(
-        target.numpy(),
-        latent_values.numpy(),
-        latent_indices.numpy(),
-        W_dec.numpy(),
-        residual.numpy(),
-        products.numpy(),
-    )
+    residual, products = torch.empty_like(target), torch.empty_like(latents.values)
+    arrays = (tensor.numpy() for tensor in (target, *latents, W_dec, residual, products))
+    subtract_rows(*arrays)
     return residual, products
 
 
 @kernel
-def subtract_rows(target: Any, values: Any, indices: Any, W: Any, residual: Any, products: Any) -> None:
-    tokens, k = indices.shape
-    d = target.shape[1]
+def subtract_rows(
+    target: Any, values: Any, indices: Any, row_offsets: Any, W: Any, residual: Any, products: Any
+) -> None:
+    tokens, d = target.shape
     for t in prange(tokens):
         left = residual[t]
         left[:] = target[t]
-        for j in range(k):
-            value = values[t, j]
+        for j in range(row_offsets[t], row_offsets[t + 1]):
+            value = values[j]
             if value != 0:
-                row = W[indices[t, j]]
+                row = W[indices[j]]
                 for c in range(d):
                     left[c] -= value * row[c]
-        for j in range(k):
-            row = W[indices[t, j]]
+        for j in range(row_offsets[t], row_offsets[t + 1]):
+            row = W[indices[j]]
             product = np.float32(0)
             for c in range(d):
                 product += left[c] * row[c]
-            products[t, j] = product
+            products[j] = product
 
 
 def gradient_square_sums(
-    terms: Sequence[ErrorTerm],
-    auxiliary: LatentGradients | None,
-    x_centered: Tensor,
-    W_enc: Tensor,
-    W_dec: Tensor,
+    batch: TokenGradients, auxiliary: LatentGradients | None, W_enc: Tensor, W_dec: Tensor
 ) -> tuple[float, float, float, float]:
     """See ``reference.gradient_square_sums``; no gradient is stored."""
     sums = np.zeros((_chunks(len(W_dec)), 3))
     of_b_pre = np.zeros((_chunks(len(W_dec)), W_dec.shape[1]), np.float32)
-    square_sums(
-        *_by_latent(terms, len(W_dec)),
-        x_centered.numpy(),
-        *_residuals(terms),
-        *_rows(auxiliary, W_dec),
-        W_enc.numpy(),
-        W_dec.numpy(),
-        sums,
-        of_b_pre,
-    )
+    square_sums(*_by_latent(batch, len(W_dec)), *_rows(auxiliary, W_dec), W_enc.numpy(), W_dec.numpy(), sums, of_b_pre)
     of_W_enc, of_b_enc, of_W_dec = sums.sum(axis=0).tolist()
-    whole = residuals_part(terms) + torch.from_numpy(of_b_pre.sum(axis=0))
+    whole = residuals_part(batch.terms) + torch.from_numpy(of_b_pre.sum(axis=0))
     return of_W_enc, of_b_enc, of_W_dec, float(whole.double().square().sum())
 
 
@@ -167,16 +228,15 @@ def update_latents(
     W_enc: Optimized,
     b_enc: Optimized | None,
     W_dec: Optimized,
-    terms: Sequence[ErrorTerm],
+    batch: TokenGradients,
     auxiliary: LatentGradients | None,
-    x_centered: Tensor,
     adam: AdamStep,
 ) -> Tensor:
     """See ``reference.update_latents``; one pass over the latents, in which no weight's gradient is ever stored.
 
     Per latent: its gradient rows are summed over the tokens that chose it, and used at once.
     """
-    n_latents = len(W_dec.weight)
+    n_latents, d_model = W_dec.weight.shape
     numbers = np.array(
         [
             adam.gradient_scale,
@@ -186,12 +246,10 @@ def update_latents(
         ],
         np.float32,
     )
-    of_b_pre = np.zeros((_chunks(n_latents), x_centered.shape[1]), np.float32)
+    of_b_pre = np.zeros((_chunks(n_latents), d_model), np.float32)
     frozen = Optimized(*torch.empty(3, 0))
     move_latents(
-        *_by_latent(terms, n_latents),
-        x_centered.numpy(),
-        *_residuals(terms),
+        *_by_latent(batch, n_latents),
         *_rows(auxiliary, W_dec.weight),
         *_arrays(W_enc),
         *_arrays(b_enc or frozen),
@@ -200,17 +258,11 @@ def update_latents(
         np.uint32(adam.step),
         of_b_pre,
     )
-    return residuals_part(terms) + torch.from_numpy(of_b_pre.sum(axis=0))
+    return residuals_part(batch.terms) + torch.from_numpy(of_b_pre.sum(axis=0))
 
 
 def _chunks(n_latents: int) -> int:
     return -(-n_latents // LATENTS_A_CHUNK)
-
-
-def _residuals(terms: Sequence[ErrorTerm]) -> list[Any]:
-    """The residuals of up to two terms; one that is missing has no rows."""
-    found = [term.residual.numpy() for term in terms]
-    return found + [np.empty((0, found[0].shape[1]), np.float32)] * (2 - len(found))
 
 
 def _rows(auxiliary: LatentGradients | None, W_dec: Tensor) -> list[Any]:
@@ -233,31 +285,25 @@ def _arrays(parameter: Optimized) -> list[Any]:
     return [_numbers(tensor.detach().view(-1, width)) for tensor in tensors]
 
 
-def _by_latent(terms: Sequence[ErrorTerm], n_latents: int) -> tuple[Any, Any, Any, Any]:
-    """What every latent owes to which token: sorted by latent, then term, then token.
+def _by_latent(batch: TokenGradients, n_latents: int) -> tuple[Any, ...]:
+    """What every latent owes to which token, sorted by latent, then token.
 
     Returns:
-        Where each latent's and term's entries start, ``[n_latents · terms + 1]``; and each entry's token, coefficient
-        of the input (W_enc's gradient) and coefficient of the residual (W_dec's).
+        Where each latent's entries start, ``[n_latents + 1]``; each entry's token, coefficient of the input (W_enc's
+        gradient) and, ``[entries, terms]``, of each term's residual (W_dec's); the inputs; ``[terms, batch, d_model]``,
+        the residuals.
     """
-    starts = np.zeros(n_latents * len(terms) + 1, np.int64)
-    for number, term in enumerate(terms):
-        count(starts, term.indices.numpy(), number, len(terms))
+    coefficients, indices, row_offsets = (tensor.numpy() for tensor in batch.of_pre_activations)
+    starts = np.zeros(n_latents + 1, np.int64)
+    count(starts, indices)
     np.cumsum(starts, out=starts)
-    tokens = np.empty(starts[-1], np.int32)
-    of_input, of_residual = np.empty(starts[-1], np.float32), np.empty(starts[-1], np.float32)
-    ends = starts.copy()
-    for number, term in enumerate(terms):
-        place(
-            ends,
-            term.indices.numpy(),
-            term.products.numpy(),
-            term.values.numpy(),
-            np.float32(-2 * term.weight),
-            number,
-            len(terms),
-            tokens,
-            of_input,
-            of_residual,
-        )
-    return starts, tokens, of_input, of_residual
+    tokens, of_input = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32)
+    of_residual = np.empty((starts[-1], len(batch.terms)), np.float32)
+    values = [term.values.numpy() for term in batch.terms]
+    scales = np.array([-2 * term.weight for term in batch.terms], np.float32)
+    place(starts.copy(), indices, row_offsets, coefficients, tokens, of_input)
+    for number, (mine, scale) in enumerate(zip(values, scales, strict=True)):
+        place_values(starts.copy(), indices, mine, scale, of_residual[:, number])
+    residuals = [term.residual for term in batch.terms]
+    stacked = residuals[0][None] if len(residuals) == 1 else torch.stack(residuals)
+    return starts, tokens, of_input, of_residual, batch.x_centered.numpy(), stacked.numpy()

@@ -13,33 +13,27 @@ LATENTS_A_CHUNK = 64
 
 
 @inner
-def count(starts: Any, indices: Any, number: int, terms: int) -> None:
-    for t in range(indices.shape[0]):
-        for j in range(indices.shape[1]):
-            starts[indices[t, j] * terms + number + 1] += 1
+def count(starts: Any, indices: Any) -> None:
+    for j in range(len(indices)):
+        starts[indices[j] + 1] += 1
 
 
 @inner
-def place(
-    ends: Any,
-    indices: Any,
-    products: Any,
-    values: Any,
-    scale: Any,
-    number: int,
-    terms: int,
-    tokens: Any,
-    of_input: Any,
-    of_residual: Any,
-) -> None:
-    for t in range(indices.shape[0]):
-        for j in range(indices.shape[1]):
-            slot = indices[t, j] * terms + number
-            entry = ends[slot]
-            ends[slot] = entry + 1
+def place(ends: Any, indices: Any, row_offsets: Any, coefficients: Any, tokens: Any, of_input: Any) -> None:
+    for t in range(len(row_offsets) - 1):
+        for j in range(row_offsets[t], row_offsets[t + 1]):
+            entry = ends[indices[j]]
+            ends[indices[j]] = entry + 1
             tokens[entry] = t
-            of_input[entry] = scale * products[t, j]
-            of_residual[entry] = scale * values[t, j]
+            of_input[entry] = coefficients[j]
+
+
+@inner
+def place_values(ends: Any, indices: Any, values: Any, scale: Any, of_residual: Any) -> None:
+    for j in range(len(indices)):
+        entry = ends[indices[j]]
+        ends[indices[j]] = entry + 1
+        of_residual[entry] = scale * values[j]
 
 
 @inner
@@ -50,8 +44,7 @@ def gradient_of(
     of_input: Any,
     of_residual: Any,
     x: Any,
-    first_residual: Any,
-    second_residual: Any,
+    residuals: Any,
     row_of: Any,
     encoder_rows: Any,
     biases: Any,
@@ -64,24 +57,22 @@ def gradient_of(
 
     Returns b_enc's gradient, and the part of it that the terms make, without the auxiliary loss.
     """
-    terms = (len(starts) - 1) // len(W_dec)
     d = x.shape[1]
     of_W_enc[:] = 0
     of_W_dec[:] = 0
     of_b_enc = np.float32(0)
-    for term in range(terms):
-        residual = first_residual if term == 0 else second_residual
-        for entry in range(starts[i * terms + term], starts[i * terms + term + 1]):
-            t = tokens[entry]
-            coefficient = of_input[entry]
+    for entry in range(starts[i], starts[i + 1]):
+        t = tokens[entry]
+        coefficient = of_input[entry]
+        if coefficient != 0:
+            of_b_enc += coefficient
+            row = x[t]
+            for c in range(d):
+                of_W_enc[c] += coefficient * row[c]
+        for term in range(len(residuals)):
+            coefficient = of_residual[entry, term]
             if coefficient != 0:
-                of_b_enc += coefficient
-                row = x[t]
-                for c in range(d):
-                    of_W_enc[c] += coefficient * row[c]
-            coefficient = of_residual[entry]
-            if coefficient != 0:
-                row = residual[t]
+                row = residuals[term, t]
                 for c in range(d):
                     of_W_dec[c] += coefficient * row[c]
     by_terms = of_b_enc
@@ -117,8 +108,7 @@ def square_sums(
     of_input: Any,
     of_residual: Any,
     x: Any,
-    first_residual: Any,
-    second_residual: Any,
+    residuals: Any,
     row_of: Any,
     encoder_rows: Any,
     biases: Any,
@@ -140,8 +130,7 @@ def square_sums(
                 of_input,
                 of_residual,
                 x,
-                first_residual,
-                second_residual,
+                residuals,
                 row_of,
                 encoder_rows,
                 biases,
@@ -217,8 +206,7 @@ def move_latents(
     of_input: Any,
     of_residual: Any,
     x: Any,
-    first_residual: Any,
-    second_residual: Any,
+    residuals: Any,
     row_of: Any,
     encoder_rows: Any,
     biases: Any,
@@ -257,8 +245,7 @@ def move_latents(
                 of_input,
                 of_residual,
                 x,
-                first_residual,
-                second_residual,
+                residuals,
                 row_of,
                 encoder_rows,
                 biases,

@@ -1,12 +1,13 @@
 """The eager reference of every sparse operation: plain torch, in any float dtype; it defines correct.
 
-A code has ``k`` latents a token: ``latent_values`` and ``latent_indices``, both ``[batch, k]``. Weights are
-``[n_latents, d_model]`` with row i belonging to latent i, so each operation sums or compares whole rows. A weighted sum
-of rows is torch's ``embedding_bag``, which never makes the ``[batch, k, d_model]`` tensor of gathered rows: at 2,048
-tokens, k=32, d_model=256 on two cores it takes 1.0 ms where gathering and multiplying takes 6.8.
+A code has ``k`` latents a token: ``latent_values`` and ``latent_indices``, both ``[batch, k]``; or as many as the token
+needs: ``[nnz]``, in compressed rows. Weights are ``[n_latents, d_model]`` with row i belonging to latent i, so each
+operation sums or compares whole rows. A weighted sum of rows is torch's ``embedding_bag``, which never makes the
+``[batch, k, d_model]`` tensor of gathered rows: at 2,048 tokens, k=32, d_model=256 on two cores it takes 1.0 ms where
+gathering and multiplying takes 6.8.
 
 The fused training step rests on some operations of this file, which every kernel module offers under the same names:
-those of ``ops/sparse.Kernels``.
+those of ``ops/sparse.Kernels``. They take compressed rows.
 """
 
 import math
@@ -22,25 +23,38 @@ BETAS, EPSILON = (0.9, 0.999), 6.25e-10
 
 
 class Chosen(NamedTuple):
-    """The latents chosen for each token, strongest first."""
+    """The latents chosen for each token, as compressed rows: token t's are ``row_offsets[t] : row_offsets[t + 1]``."""
 
-    values: Float[Tensor, "batch k"]
-    """Pre-activations."""
-    indices: Int[Tensor, "batch k"]
+    values: Float[Tensor, " nnz"]
+    """Pre-activations, or what became of them."""
+    indices: Int[Tensor, " nnz"]
+    row_offsets: Int[Tensor, " batch_plus_1"]
+
+    def tokens(self) -> Int[Tensor, " nnz"]:
+        """The token that each was chosen for."""
+        counts = self.row_offsets.diff()
+        return torch.arange(len(counts), device=counts.device).repeat_interleave(counts, output_size=len(self.indices))
 
 
 class ErrorTerm(NamedTuple):
-    """One term of the loss, weight · Σ‖residual‖² with residual = target − Σ value · W_dec row, and what it gives.
+    """One term of the loss, weight · Σ‖residual‖² with residual = target − Σ value · W_dec row.
 
-    The gradient of a W_dec row is −2 · weight · Σ value · residual, that of a kept pre-activation
-    −2 · weight · product, where products are residual · W_dec row, and zero where the nonlinearity stops the gradient.
+    The gradient of a W_dec row is −2 · weight · Σ value · residual.
     """
 
     weight: float
-    values: Float[Tensor, "batch k"]
-    indices: Int[Tensor, "batch k"]
+    values: Float[Tensor, " nnz"]
     residual: Float[Tensor, "batch d_model"]
-    products: Float[Tensor, "batch k"]
+
+
+class TokenGradients(NamedTuple):
+    """What a batch gives the latents that its tokens chose: all that the gradients of the weights are sums of."""
+
+    x_centered: Float[Tensor, "batch d_model"]
+    of_pre_activations: Chosen
+    """The gradient of the whole loss in each chosen pre-activation."""
+    terms: tuple[ErrorTerm, ...]
+    """The terms that train the decoder, valued for the chosen latents in the same order."""
 
 
 class LatentGradients(NamedTuple):
@@ -76,56 +90,62 @@ class AdamStep(NamedTuple):
 
 
 def sparse_decode(
-    latent_values: Float[Tensor, "batch k"],
-    latent_indices: Int[Tensor, "batch k"],
+    latent_values: Float[Tensor, "*rows"],
+    latent_indices: Int[Tensor, "*rows"],
     weight: Float[Tensor, "n_latents d_model"],
+    row_offsets: Int[Tensor, " batch_plus_1"] | None = None,
 ) -> Float[Tensor, "batch d_model"]:
-    """Sum each token's k rows of ``weight``, weighted by its values."""
-    return F.embedding_bag(latent_indices, weight, per_sample_weights=latent_values, mode="sum")
+    """Sum each token's rows of ``weight``, weighted by its values."""
+    starts = None if row_offsets is None else row_offsets[:-1].to(latent_indices.dtype)
+    return F.embedding_bag(latent_indices, weight, starts, per_sample_weights=latent_values, mode="sum")
 
 
 def selected_products(
     x: Float[Tensor, "batch d_model"],
-    latent_indices: Int[Tensor, "batch k"],
+    latent_indices: Int[Tensor, "*rows"],
     weight: Float[Tensor, "n_latents d_model"],
-) -> Float[Tensor, "batch k"]:
-    """The k entries of ``x @ weight.T`` that the indices name, without the rest.
+    row_offsets: Int[Tensor, " batch_plus_1"] | None = None,
+) -> Float[Tensor, "*rows"]:
+    """The entries of ``x @ weight.T`` that the indices name, without the rest.
 
     They are the gradient of ``sparse_decode`` in its values, which is how they are computed.
     """
     with torch.enable_grad():
         values = x.new_zeros(latent_indices.shape, requires_grad=True)
-        decoded = sparse_decode(values, latent_indices, weight.detach())
+        decoded = sparse_decode(values, latent_indices, weight.detach(), row_offsets)
     return torch.autograd.grad(decoded, values, x)[0]
 
 
 def weight_gradient(
-    coefficients: Float[Tensor, "batch k"],
-    latent_indices: Int[Tensor, "batch k"],
+    coefficients: Float[Tensor, "*rows"],
+    latent_indices: Int[Tensor, "*rows"],
     x: Float[Tensor, "batch d_model"],
     n_latents: int,
+    tokens: Int[Tensor, " nnz"] | None = None,
 ) -> Float[Tensor, "n_latents d_model"]:
     """For each latent, the sum over the tokens that chose it of coefficient × x.
 
     The indices are sorted by latent first, in the order of tokens, so each row is one sum, in the same order at every
     call.
+
+    Args:
+        tokens: of compressed rows, each entry's token.
     """
-    k = latent_indices.shape[1]
     by_latent, order = latent_indices.flatten().sort(stable=True)
     starts = torch.searchsorted(by_latent, torch.arange(n_latents, device=x.device))
-    tokens = order.div(k, rounding_mode="floor")
-    return F.embedding_bag(tokens, x, starts, per_sample_weights=coefficients.flatten()[order], mode="sum")
+    rows = order.div(latent_indices.shape[-1], rounding_mode="floor") if tokens is None else tokens[order]
+    return F.embedding_bag(rows, x, starts, per_sample_weights=coefficients.flatten()[order], mode="sum")
 
 
 def bias_gradient(
-    coefficients: Float[Tensor, "batch k"], latent_indices: Int[Tensor, "batch k"], n_latents: int
+    coefficients: Float[Tensor, "*rows"], latent_indices: Int[Tensor, "*rows"], n_latents: int
 ) -> Float[Tensor, " n_latents"]:
     """For each latent, the sum of its coefficients."""
     return coefficients.new_zeros(n_latents).index_add_(0, latent_indices.flatten(), coefficients.flatten())
 
 
 def rounds_products() -> bool:
-    """Whether ``encode_topk`` wants a bfloat16 copy of W_enc to multiply with; here it does not."""
+    """Whether the encoder wants a bfloat16 copy of W_enc to multiply with; here it does not."""
     return False
 
 
@@ -138,7 +158,7 @@ def encode_topk(
     k_aux: int,
     dead_codes: Float[Tensor, "dead aux_tokens"],
 ) -> Chosen:
-    """The k largest pre-activations of all latents; and, for AuxK, the codes of the dead ones.
+    """The k largest pre-activations of every token, strongest first; and, for AuxK, the codes of the dead latents.
 
     Args:
         dead_codes: is overwritten, for the first ``aux_tokens`` tokens: what is positive among a token's ``k_aux``
@@ -147,7 +167,35 @@ def encode_topk(
     pre_activations = torch.addmm(b_enc, x_centered, W_enc.weight.T)
     values, indices = pre_activations.topk(k, dim=1)
     dead_codes.copy_(dense_topk(pre_activations[: dead_codes.shape[1], dead], k_aux).T)
-    return Chosen(values, indices)
+    return even_rows(values, indices)
+
+
+def even_rows(values: Float[Tensor, "batch k"], indices: Int[Tensor, "batch k"]) -> Chosen:
+    """k latents for every token."""
+    batch, k = indices.shape
+    return Chosen(values.flatten(), indices.flatten(), torch.arange(0, (batch + 1) * k, k, device=indices.device))
+
+
+def encode_above(
+    x_centered: Float[Tensor, "batch d_model"],
+    W_enc: Optimized,
+    b_enc: Float[Tensor, " n_latents"],
+    floors: Float[Tensor, " n_latents"],
+    dead: Int[Tensor, " dead"],
+    k_aux: int,
+    dead_codes: Float[Tensor, "dead aux_tokens"],
+) -> Chosen:
+    """Every pre-activation above its latent's floor, by latent; AuxK's codes as ``encode_topk`` gives them."""
+    pre_activations = torch.addmm(b_enc, x_centered, W_enc.weight.T)
+    dead_codes.copy_(dense_topk(pre_activations[: dead_codes.shape[1], dead], k_aux).T)
+    return above(pre_activations, floors)
+
+
+def above(pre_activations: Float[Tensor, "batch n_latents"], floors: Float[Tensor, " n_latents"]) -> Chosen:
+    """What is above its latent's floor, as compressed rows."""
+    is_above = pre_activations > floors
+    row_offsets = F.pad(is_above.sum(dim=1).cumsum(0), (1, 0))
+    return Chosen(pre_activations[is_above], is_above.nonzero()[:, 1], row_offsets)
 
 
 def dense_topk(pre_activations: Float[Tensor, "tokens some"], k: int) -> Float[Tensor, "tokens some"]:
@@ -157,14 +205,12 @@ def dense_topk(pre_activations: Float[Tensor, "tokens some"], k: int) -> Float[T
 
 
 def subtract_decoded(
-    target: Float[Tensor, "batch d_model"],
-    latent_values: Float[Tensor, "batch k"],
-    latent_indices: Int[Tensor, "batch k"],
-    W_dec: Float[Tensor, "n_latents d_model"],
-) -> tuple[Float[Tensor, "batch d_model"], Float[Tensor, "batch k"]]:
-    """What the selected decoder rows leave of the target, and that residual's product with each of them."""
-    residual = target - sparse_decode(latent_values, latent_indices, W_dec)
-    return residual, selected_products(residual, latent_indices, W_dec)
+    target: Float[Tensor, "batch d_model"], latents: Chosen, W_dec: Float[Tensor, "n_latents d_model"]
+) -> tuple[Float[Tensor, "batch d_model"], Float[Tensor, " nnz"]]:
+    """What the chosen decoder rows leave of the target, and that residual's product with each of them."""
+    values, indices, row_offsets = latents
+    residual = target - sparse_decode(values, indices, W_dec, row_offsets)
+    return residual, selected_products(residual, indices, W_dec, row_offsets)
 
 
 def dense_rows(
@@ -184,22 +230,20 @@ def code_gradients(
 
 
 def latent_gradients(
-    terms: Sequence[ErrorTerm],
-    auxiliary: LatentGradients | None,
-    x_centered: Float[Tensor, "batch d_model"],
-    W_dec: Float[Tensor, "n_latents d_model"],
+    batch: TokenGradients, auxiliary: LatentGradients | None, W_dec: Float[Tensor, "n_latents d_model"]
 ) -> tuple[Float[Tensor, "n_latents d_model"], Float[Tensor, " n_latents"], Float[Tensor, "n_latents d_model"]]:
     """The gradients of W_enc, b_enc and W_dec; the last without its component along each (unit) row of W_dec.
 
-    They are the terms' own and, where there is one, the auxiliary loss's.
+    They are the batch's own and, where there is one, the auxiliary loss's.
     """
     n_latents = len(W_dec)
-    of_W_enc, of_b_enc, of_W_dec = torch.zeros_like(W_dec), W_dec.new_zeros(n_latents), torch.zeros_like(W_dec)
-    for term in terms:
-        coefficients, values = -2 * term.weight * term.products, -2 * term.weight * term.values
-        of_W_enc += weight_gradient(coefficients, term.indices, x_centered, n_latents)
-        of_b_enc += bias_gradient(coefficients, term.indices, n_latents)
-        of_W_dec += weight_gradient(values, term.indices, term.residual, n_latents)
+    coefficients, indices, _ = batch.of_pre_activations
+    tokens = batch.of_pre_activations.tokens()
+    of_W_enc = weight_gradient(coefficients, indices, batch.x_centered, n_latents, tokens)
+    of_b_enc = bias_gradient(coefficients, indices, n_latents)
+    of_W_dec = torch.zeros_like(W_dec)
+    for weight, values, residual in batch.terms:
+        of_W_dec += weight_gradient(-2 * weight * values, indices, residual, n_latents, tokens)
     if auxiliary is not None:
         latents, *rows = auxiliary
         for gradient, more in zip((of_W_enc, of_b_enc, of_W_dec), rows, strict=True):
@@ -209,14 +253,13 @@ def latent_gradients(
 
 
 def gradient_square_sums(
-    terms: Sequence[ErrorTerm],
+    batch: TokenGradients,
     auxiliary: LatentGradients | None,
-    x_centered: Float[Tensor, "batch d_model"],
     W_enc: Float[Tensor, "n_latents d_model"],
     W_dec: Float[Tensor, "n_latents d_model"],
 ) -> tuple[float, float, float, float]:
     """Σ of the squares of each of ``latent_gradients``, and of ``b_pre_gradient``; for clipping."""
-    gradients = (*latent_gradients(terms, auxiliary, x_centered, W_dec), b_pre_gradient(terms, W_enc))
+    gradients = (*latent_gradients(batch, auxiliary, W_dec), b_pre_gradient(batch, W_enc))
     of_W_enc, of_b_enc, of_W_dec, of_b_pre = (float(gradient.double().square().sum()) for gradient in gradients)
     return of_W_enc, of_b_enc, of_W_dec, of_b_pre
 
@@ -225,9 +268,8 @@ def update_latents(
     W_enc: Optimized,
     b_enc: Optimized | None,
     W_dec: Optimized,
-    terms: Sequence[ErrorTerm],
+    batch: TokenGradients,
     auxiliary: LatentGradients | None,
-    x_centered: Float[Tensor, "batch d_model"],
     adam: AdamStep,
 ) -> Float[Tensor, " d_model"]:
     """Everything that happens to a latent in a step, in place: gradients, Adam, unit decoder rows, averages.
@@ -237,8 +279,8 @@ def update_latents(
     Returns:
         b_pre's gradient, which sums over W_enc as it was.
     """
-    of_b_pre = b_pre_gradient(terms, W_enc.weight)
-    of_W_enc, of_b_enc, of_W_dec = latent_gradients(terms, auxiliary, x_centered, W_dec.weight)
+    of_b_pre = b_pre_gradient(batch, W_enc.weight)
+    of_W_enc, of_b_enc, of_W_dec = latent_gradients(batch, auxiliary, W_dec.weight)
     adam_step(W_enc, of_W_enc, adam)
     adam_step(W_dec, of_W_dec, adam)
     normalize_rows(W_dec.weight)
@@ -249,13 +291,10 @@ def update_latents(
     return of_b_pre
 
 
-def b_pre_gradient(terms: Sequence[ErrorTerm], W_enc: Float[Tensor, "n_latents d_model"]) -> Float[Tensor, " d_model"]:
+def b_pre_gradient(batch: TokenGradients, W_enc: Float[Tensor, "n_latents d_model"]) -> Float[Tensor, " d_model"]:
     """The gradient of b_pre, which every residual and every pre-activation contains once. AuxK's does not reach it."""
-    gradient = residuals_part(terms)
-    for term in terms:
-        coefficients = bias_gradient(term.products, term.indices, len(W_enc))
-        gradient += 2 * term.weight * coefficients @ W_enc
-    return gradient
+    coefficients, indices, _ = batch.of_pre_activations
+    return residuals_part(batch.terms) - bias_gradient(coefficients, indices, len(W_enc)) @ W_enc
 
 
 def residuals_part(terms: Sequence[ErrorTerm]) -> Float[Tensor, " d_model"]:

@@ -4,7 +4,6 @@ Gradients reach values, weights and biases through the k indices alone; no ``[ba
 """
 
 import importlib.util
-from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from monosem.ops import reference
 from monosem.ops.memory import keep_freed_memory
-from monosem.ops.reference import AdamStep, Chosen, ErrorTerm, LatentGradients, Optimized
+from monosem.ops.reference import AdamStep, Chosen, LatentGradients, Optimized, TokenGradients
 
 
 @runtime_checkable
@@ -21,28 +20,32 @@ class Kernels(Protocol):
     """The fused step's operations for a device, each as ``ops/reference`` defines it."""
 
     def rounds_products(self) -> bool:
-        """Whether ``encode_topk`` wants a bfloat16 copy of W_enc, to multiply with."""
+        """Whether the encoder wants a bfloat16 copy of W_enc, to multiply with."""
         ...
 
     def encode_topk(
         self, x_centered: Tensor, W_enc: Optimized, b_enc: Tensor, k: int, dead: Tensor, k_aux: int, dead_codes: Tensor
     ) -> Chosen: ...
 
-    def subtract_decoded(
-        self, target: Tensor, latent_values: Tensor, latent_indices: Tensor, W_dec: Tensor
-    ) -> tuple[Tensor, Tensor]: ...
+    def encode_above(
+        self,
+        x_centered: Tensor,
+        W_enc: Optimized,
+        b_enc: Tensor,
+        floors: Tensor,
+        dead: Tensor,
+        k_aux: int,
+        dead_codes: Tensor,
+    ) -> Chosen: ...
+
+    def subtract_decoded(self, target: Tensor, latents: Chosen, W_dec: Tensor) -> tuple[Tensor, Tensor]: ...
 
     def dense_rows(self, W_dec: Tensor, latents: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]: ...
 
     def code_gradients(self, rows: Tensor, pull: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]: ...
 
     def gradient_square_sums(
-        self,
-        terms: Sequence[ErrorTerm],
-        auxiliary: LatentGradients | None,
-        x_centered: Tensor,
-        W_enc: Tensor,
-        W_dec: Tensor,
+        self, batch: TokenGradients, auxiliary: LatentGradients | None, W_enc: Tensor, W_dec: Tensor
     ) -> tuple[float, float, float, float]: ...
 
     def update_latents(
@@ -50,9 +53,8 @@ class Kernels(Protocol):
         W_enc: Optimized,
         b_enc: Optimized | None,
         W_dec: Optimized,
-        terms: Sequence[ErrorTerm],
+        batch: TokenGradients,
         auxiliary: LatentGradients | None,
-        x_centered: Tensor,
         adam: AdamStep,
     ) -> Tensor: ...
 

@@ -11,7 +11,7 @@ pieces and entries are added in a fixed order, so the same input gives the same 
 # pyright: reportMissingParameterType=false
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -24,18 +24,21 @@ from monosem.ops.reference import (
     EPSILON,
     AdamStep,
     Chosen,
-    ErrorTerm,
     LatentGradients,
     Optimized,
+    TokenGradients,
+    above,
     code_gradients,
     dense_rows,
     dense_topk,
+    even_rows,
     residuals_part,
 )
 
 __all__ = [
     "code_gradients",
     "dense_rows",
+    "encode_above",
     "encode_topk",
     "gradient_square_sums",
     "rounds_products",
@@ -64,26 +67,70 @@ def encode_topk(
     x_centered: Tensor, W_enc: Optimized, b_enc: Tensor, k: int, dead: Tensor, k_aux: int, dead_codes: Tensor
 ) -> Chosen:
     """See ``reference.encode_topk``. Dead latents are chosen, and valued, by the product as it is rounded."""
+    pieces: list[tuple[Tensor, Tensor]] = []
+    for here, product in _products(x_centered, W_enc, b_enc):
+        pieces.append(_choose(product, x_centered[here], W_enc.weight, b_enc, k))
+        _keep_dead(product, dead, k_aux, dead_codes, here.start)
+    return even_rows(*(torch.cat(parts) for parts in zip(*pieces, strict=True)))
+
+
+def encode_above(
+    x_centered: Tensor,
+    W_enc: Optimized,
+    b_enc: Tensor,
+    floors: Tensor,
+    dead: Tensor,
+    k_aux: int,
+    dead_codes: Tensor,
+) -> Chosen:
+    """See ``reference.encode_above``. The product as it is rounded decides; the values are exact."""
+    pieces: list[Chosen] = []
+    for here, product in _products(x_centered, W_enc, b_enc):
+        found = above(product, floors)
+        exact = torch.empty(len(found.indices), 1, device=product.device)
+        if len(exact):
+            _selected_products[exact.shape](
+                x_centered[here][found.tokens()],
+                found.indices.to(torch.int32),
+                W_enc.weight,
+                exact,
+                1,
+                x_centered.shape[1],
+                WIDTH=_width(x_centered),
+            )
+        pieces.append(found._replace(values=exact[:, 0] + b_enc[found.indices]))
+        _keep_dead(product, dead, k_aux, dead_codes, here.start)
+    counts = torch.cat([piece.row_offsets.diff() for piece in pieces])
+    row_offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+    return Chosen(
+        torch.cat([piece.values for piece in pieces]),
+        torch.cat([piece.indices for piece in pieces]).to(torch.int32),
+        row_offsets,
+    )
+
+
+def _products(x_centered: Tensor, W_enc: Optimized, b_enc: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """The rounded pre-activations, ``[tokens, n_latents]``, of a chunk of tokens at a time."""
     weight = W_enc.weight if W_enc.rounded is None else W_enc.rounded
     tokens = max(1, CHUNK_BYTES // (len(weight) * weight.element_size()))
-    pieces: list[Chosen] = []
     for start in range(0, len(x_centered), tokens):
-        x = x_centered[start : start + tokens]
-        product = torch.addmm(b_enc.to(weight.dtype), x.to(weight.dtype), weight.T)
-        pieces.append(_choose(product, x, W_enc.weight, b_enc, k))
-        if len(dead) and start < dead_codes.shape[1]:
-            codes = dead_codes[:, start : start + tokens]
-            codes.copy_(dense_topk(product[: codes.shape[1], dead], k_aux).T)
-    return Chosen(*(torch.cat(parts) for parts in zip(*pieces, strict=True)))
+        here = slice(start, min(start + tokens, len(x_centered)))
+        yield here, torch.addmm(b_enc.to(weight.dtype), x_centered[here].to(weight.dtype), weight.T)
 
 
-def _choose(product: Tensor, x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> Chosen:
+def _keep_dead(product: Tensor, dead: Tensor, k_aux: int, dead_codes: Tensor, start: int) -> None:
+    if len(dead) and start < dead_codes.shape[1]:
+        codes = dead_codes[:, start : start + len(product)]
+        codes.copy_(dense_topk(product[: codes.shape[1], dead], k_aux).T)
+
+
+def _choose(product: Tensor, x: Tensor, W_enc: Tensor, b_enc: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Candidates by the rounded product, the decision by W_enc."""
     candidates = _largest(product, min(k + SLACK, product.shape[1]))
     exact = torch.empty(candidates.shape, device=x.device)
     _selected_products[candidates.shape](x, candidates, W_enc, exact, candidates.shape[1], x.shape[1], WIDTH=_width(x))
     values, order = (exact + b_enc[candidates.long()]).topk(k, dim=1)
-    return Chosen(values, candidates.gather(1, order))
+    return values, candidates.gather(1, order)
 
 
 def _largest(product: Tensor, count: int) -> Tensor:
@@ -124,33 +171,31 @@ def _selected_products(x, indices, weight, out, k, d_model, WIDTH: tl.constexpr)
     tl.store(out + token * k + j, tl.sum(row * tl.load(x + token * d_model + columns, mask=inside, other=0.0)))
 
 
-def subtract_decoded(
-    target: Tensor, latent_values: Tensor, latent_indices: Tensor, W_dec: Tensor
-) -> tuple[Tensor, Tensor]:
+def subtract_decoded(target: Tensor, latents: Chosen, W_dec: Tensor) -> tuple[Tensor, Tensor]:
     """See ``reference.subtract_decoded``."""
-    residual, products = torch.empty_like(target), torch.empty_like(latent_values)
-    (tokens, k), d_model = latent_indices.shape, target.shape[1]
-    _subtract_decoded[(tokens,)](
-        target, latent_values, latent_indices, W_dec, residual, products, k, d_model, WIDTH=_width(target)
+    residual, products = torch.empty_like(target), torch.empty_like(latents.values)
+    _subtract_decoded[(len(target),)](
+        target, *latents, W_dec, residual, products, target.shape[1], WIDTH=_width(target)
     )
     return residual, products
 
 
 @_jit
-def _subtract_decoded(target, values, indices, weight, residual, products, k, d_model, WIDTH: tl.constexpr):
+def _subtract_decoded(target, values, indices, row_offsets, weight, residual, products, d_model, WIDTH: tl.constexpr):
     token = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, WIDTH)
     inside = columns < d_model
+    start, end = tl.load(row_offsets + token), tl.load(row_offsets + token + 1)
     left = tl.load(target + token * d_model + columns, mask=inside, other=0.0)
-    for j in range(k):
-        latent = tl.load(indices + token * k + j).to(tl.int64)
-        value = tl.load(values + token * k + j)
+    for j in range(start, end):
+        latent = tl.load(indices + j).to(tl.int64)
+        value = tl.load(values + j)
         left -= value * tl.load(weight + latent * d_model + columns, mask=inside, other=0.0)
     tl.store(residual + token * d_model + columns, left, mask=inside)
-    for j in range(k):
-        latent = tl.load(indices + token * k + j).to(tl.int64)
+    for j in range(start, end):
+        latent = tl.load(indices + j).to(tl.int64)
         row = tl.load(weight + latent * d_model + columns, mask=inside, other=0.0)
-        tl.store(products + token * k + j, tl.sum(left * row))
+        tl.store(products + j, tl.sum(left * row))
 
 
 class _Entries(NamedTuple):
@@ -171,20 +216,14 @@ class _Entries(NamedTuple):
     """Where each latent's pieces start, ``[n_latents + 1]``."""
 
 
-def _by_latent(terms: Sequence[ErrorTerm], n_latents: int) -> _Entries:
-    device, batch = terms[0].residual.device, len(terms[0].residual)
-    latents = torch.cat([term.indices.flatten() for term in terms])
-    tokens = torch.cat(
-        [
-            torch.arange(batch, device=device, dtype=torch.int32).repeat_interleave(term.indices.shape[1])
-            for term in terms
-        ]
-    )
-    shifts = torch.cat(
-        [torch.full((term.indices.numel(),), number * batch, device=device) for number, term in enumerate(terms)]
-    )
-    of_input = torch.cat([-2 * term.weight * term.products.flatten() for term in terms])
-    of_residual = torch.cat([-2 * term.weight * term.values.flatten() for term in terms])
+def _by_latent(batch: TokenGradients, n_latents: int) -> _Entries:
+    terms, (coefficients, indices, _) = batch.terms, batch.of_pre_activations
+    device, tokens = indices.device, batch.of_pre_activations.tokens().to(torch.int32)
+    latents, tokens = indices.repeat(len(terms)), tokens.repeat(len(terms))
+    shifts = len(batch.x_centered) * torch.arange(len(terms), device=device).repeat_interleave(len(indices))
+    of_input = torch.zeros(len(latents), device=device)
+    of_input[: len(indices)] = coefficients  # the first term's entries carry them
+    of_residual = torch.cat([-2 * term.weight * term.values for term in terms])
     latents, order = latents.sort(stable=True)
     starts = torch.searchsorted(latents, torch.arange(n_latents + 1, device=device, dtype=latents.dtype))
     first_piece = torch.zeros(n_latents + 1, dtype=torch.int64, device=device)
@@ -308,9 +347,9 @@ class _Gathered(NamedTuple):
     decoder_rows: Tensor
 
 
-def _gather(terms: Sequence[ErrorTerm], auxiliary: LatentGradients | None, x: Tensor, n_latents: int) -> _Gathered:
+def _gather(batch: TokenGradients, auxiliary: LatentGradients | None, n_latents: int) -> _Gathered:
     """Sort the batch by latent and add up the pieces of the latents that have several."""
-    entries = _by_latent(terms, n_latents)
+    entries, x = _by_latent(batch, n_latents), batch.x_centered
     d_model = x.shape[1]
     counts = entries.first_piece.diff()
     is_long = (counts > 1).repeat_interleave(counts)
@@ -332,19 +371,15 @@ def _gather(terms: Sequence[ErrorTerm], auxiliary: LatentGradients | None, x: Te
 
 
 def gradient_square_sums(
-    terms: Sequence[ErrorTerm],
-    auxiliary: LatentGradients | None,
-    x_centered: Tensor,
-    W_enc: Tensor,
-    W_dec: Tensor,
+    batch: TokenGradients, auxiliary: LatentGradients | None, W_enc: Tensor, W_dec: Tensor
 ) -> tuple[float, float, float, float]:
     """See ``reference.gradient_square_sums``; no gradient is stored."""
     n_latents, d_model = W_dec.shape
     out = torch.empty(n_latents, 3, device=W_dec.device)
-    gathered = _gather(terms, auxiliary, x_centered, n_latents)
-    _square_sums[(n_latents,)](*gathered, W_dec, out, d_model, WIDTH=_width(x_centered))
+    gathered = _gather(batch, auxiliary, n_latents)
+    _square_sums[(n_latents,)](*gathered, W_dec, out, d_model, WIDTH=_width(batch.x_centered))
     sums: list[float] = out.double().sum(dim=0).tolist()
-    return sums[0], sums[1], sums[2], float(_b_pre_gradient(terms, W_enc).double().square().sum())
+    return sums[0], sums[1], sums[2], float(_b_pre_gradient(batch, W_enc).double().square().sum())
 
 
 @_jit
@@ -368,15 +403,14 @@ def update_latents(
     W_enc: Optimized,
     b_enc: Optimized | None,
     W_dec: Optimized,
-    terms: Sequence[ErrorTerm],
+    batch: TokenGradients,
     auxiliary: LatentGradients | None,
-    x_centered: Tensor,
     adam: AdamStep,
 ) -> Tensor:
     """See ``reference.update_latents``; one program a latent, and no weight's gradient is ever stored."""
     n_latents, d_model = W_dec.weight.shape
-    gathered = _gather(terms, auxiliary, x_centered, n_latents)
-    of_b_pre = _b_pre_gradient(terms, W_enc.weight)
+    gathered = _gather(batch, auxiliary, n_latents)
+    of_b_pre = _b_pre_gradient(batch, W_enc.weight)
     nothing = W_dec.weight.new_empty(0)
     arguments = [
         nothing if tensor is None else tensor
@@ -398,7 +432,7 @@ def update_latents(
         B1=BETAS[0],
         B2=BETAS[1],
         EPSILON=EPSILON,
-        WIDTH=_width(x_centered),
+        WIDTH=_width(batch.x_centered),
     )
     return of_b_pre
 
@@ -483,14 +517,13 @@ def _update_latents(
             _move_average(b_enc_average, here, always, bias, share)
 
 
-def _b_pre_gradient(terms: Sequence[ErrorTerm], W_enc: Tensor) -> Tensor:
+def _b_pre_gradient(batch: TokenGradients, W_enc: Tensor) -> Tensor:
     """As ``reference.b_pre_gradient``, with sums in a fixed order."""
-    latents = torch.cat([term.indices.flatten() for term in terms])
-    coefficients = torch.cat([2 * term.weight * term.products.flatten() for term in terms])
-    latents, order = latents.sort(stable=True)
+    coefficients, indices, _ = batch.of_pre_activations
+    latents, order = indices.sort(stable=True)
     lengths = torch.bincount(latents, minlength=len(W_enc))
     by_latent = torch.segment_reduce(coefficients[order], "sum", lengths=lengths, initial=0.0)
-    return residuals_part(terms) + by_latent @ W_enc
+    return residuals_part(batch.terms) - by_latent @ W_enc
 
 
 def _width(x: Tensor) -> int:

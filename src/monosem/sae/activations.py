@@ -18,7 +18,7 @@ class KeptLatents(NamedTuple):
     latent_indices: Int[Tensor, "batch longest"]
 
 
-def activate(kept: Float[Tensor, "batch k"], nonlinearity: Nonlinearity) -> Float[Tensor, "batch k"]:
+def activate(kept: Float[Tensor, "..."], nonlinearity: Nonlinearity) -> Float[Tensor, "..."]:
     """Apply the nonlinearity to kept pre-activations. A value that the ReLU zeroes is kept but not active."""
     return torch.relu(kept) if nonlinearity == "relu" else kept
 

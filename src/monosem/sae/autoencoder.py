@@ -7,7 +7,7 @@ Row i belongs to latent i in every tensor: ``W_enc [n_latents, d_model]``, ``W_d
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from monosem.errors import UserError
 from monosem.ops import sparse
+from monosem.ops.reference import Chosen
 from monosem.sae.activations import KeptLatents
 from monosem.sae.codes import Codes
 from monosem.sae.preprocess import PREPROCESSES, Preprocess, Preprocessed, preprocess, undo_preprocess
@@ -43,8 +44,9 @@ class AutoencoderConfig:
     """prolu: which of the two published straight-through gradients."""
     bandwidth: float = 0.001
     """jumprelu: width ε of the kernel in the thresholds' straight-through gradient."""
-    initial_threshold: float = 0.001
-    """jumprelu: every threshold's start."""
+    initial_threshold: float | None = None
+    """jumprelu: every threshold's start, scaled with the encoder where its magnitude is matched; by default
+    1 / √d_model."""
     encoder_bias: bool = True
     """Train b_enc from zero (as the paper's code does); without it b_enc stays zero (as its equation has it)."""
     preprocess: Preprocess = "unit_norm"
@@ -65,8 +67,9 @@ class AutoencoderConfig:
                 f"multi_topk keeps 4k = {4 * self.k} latents, more than n_latents={self.n_latents}; lower k."
             )
         for name in ("bandwidth", "initial_threshold"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise UserError(f"{name}={getattr(self, name)} is not positive; give a positive number.")
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise UserError(f"{name}={value} is not positive; give a positive number.")
         if list(self.prefixes) != sorted(set(self.prefixes)) or not self.prefixes or self.prefixes[-1] != 1:
             raise UserError(f"prefixes={list(self.prefixes)} are not rising shares that end in 1, such as 0.25 0.5 1.")
         if round(self.prefixes[0] * self.n_latents) < 1:
@@ -85,6 +88,40 @@ class Provenance:
     """Tokens a block."""
 
 
+class Term(NamedTuple):
+    """One reconstruction error of the loss."""
+
+    weight: float
+    latents: Float[Tensor, "..."]
+    """What is decoded, in the place of the pre-activations it was made of."""
+    trains_decoder: bool = True
+    """Otherwise a frozen copy of the decoder and of b_pre decodes."""
+
+
+class Response(NamedTuple):
+    """What an autoencoder makes of pre-activations in training."""
+
+    terms: tuple[Term, ...]
+    """The first decodes the whole code, and trains the decoder."""
+    penalty: Float[Tensor, ""]
+    """What the sparsity coefficient multiplies, averaged over tokens; zero where k sets the sparsity."""
+    running: Mapping[str, Float[Tensor, ""]] = {}
+    """This batch's values of what the autoencoder keeps running means of, by the name of its parameter."""
+
+
+@runtime_checkable
+class Encode(Protocol):
+    """Finds among a batch's pre-activations those that training needs; without gradients."""
+
+    def largest(self, k: int) -> Chosen:
+        """Every token's k largest, strongest first."""
+        ...
+
+    def above(self, floors: Float[Tensor, " n_latents"]) -> Chosen:
+        """All that are above their latent's floor."""
+        ...
+
+
 class TrainingPass(NamedTuple):
     """What an autoencoder makes of a batch in training: all that its losses and counters need."""
 
@@ -97,19 +134,27 @@ class TrainingPass(NamedTuple):
     active: Int[Tensor, " n_latents"]
     """On how many of the batch's tokens each latent is active."""
     running: Mapping[str, Float[Tensor, ""]] = {}
-    """This batch's values of what the autoencoder keeps running means of, by the name of its parameter."""
+    """As in ``Response``."""
 
 
 class Autoencoder(nn.Module, ABC):
-    """Weights, preprocessing and decoding; each architecture says how pre-activations become kept latents."""
+    """Weights, preprocessing and decoding; each architecture says how pre-activations become latents.
+
+    At inference by ``keep``; in training by ``respond``, elementwise, on all of a batch's pre-activations or, which
+    comes to the same, on ``candidates``, those that can matter.
+    """
 
     parameter_names: ClassVar[tuple[str, ...]] = ("W_enc", "b_enc", "W_dec", "b_pre")
     settings: ClassVar[frozenset[str]] = frozenset()
     """The settings of ``AutoencoderConfig`` that are this architecture's own."""
     has_penalty: ClassVar[bool] = True
     """Whether a penalty with a coefficient makes it sparse; otherwise k does, and AuxK revives its dead latents."""
+    first_coefficient: ClassVar[float] = 0.1
+    """Where a penalty's coefficient starts that is steered towards an L0: its order of magnitude for an L1 norm."""
     has_fixed_k: ClassVar[bool] = False
     """Whether every token keeps exactly k latents, some perhaps zero."""
+    latent_parameters: ClassVar[tuple[str, ...]] = ()
+    """The parameters, a number for each latent, that ``respond`` takes up; b_enc among them acts there alone."""
 
     def __init__(self, config: AutoencoderConfig, d_model: int) -> None:
         super().__init__()
@@ -131,11 +176,50 @@ class Autoencoder(nn.Module, ABC):
         """Choose each token's latents from its pre-activations, as at inference."""
 
     @abstractmethod
+    def candidates(self, encode: Encode) -> Chosen:
+        """A batch's pre-activations without which ``respond`` gives the same terms, penalty and gradients."""
+
+    @abstractmethod
+    def respond(
+        self, pre_activations: Float[Tensor, "... some"], indices: Int[Tensor, " some"], batch: int
+    ) -> Response:
+        """Latents and penalty of a batch's pre-activations, differentiable as the architecture is trained.
+
+        Args:
+            pre_activations: ``[batch, n_latents]``, all of them; or ``[some]``, the candidates of all tokens.
+            indices: the latents that they, or their columns, belong to.
+            batch: tokens.
+        """
+
     def training_pass(self, x: Float[Tensor, "batch d_model"]) -> TrainingPass:
-        """Encode and decode preprocessed inputs, differentiably, as in training."""
+        """Encode and decode preprocessed inputs, differentiably, as in training; dense, by plain PyTorch."""
+        pre_activations = self.pre_activations(x)
+        latents = torch.arange(self.n_latents, device=x.device)
+        response = self.respond(self.restrict(pre_activations), latents, len(x))
+        return TrainingPass(
+            reconstructions=tuple((term.weight, self._decode_dense(term)) for term in response.terms),
+            penalty=response.penalty,
+            pre_activations=pre_activations.detach(),
+            active=(response.terms[0].latents > 0).sum(dim=0),
+            running=response.running,
+        )
+
+    def restrict(self, pre_activations: Float[Tensor, "batch n_latents"]) -> Float[Tensor, "batch n_latents"]:
+        """Pre-activations with zeros in the place of those that the batch as a whole rules out; here none."""
+        return pre_activations
+
+    def _decode_dense(self, term: Term) -> Float[Tensor, "batch d_model"]:
+        W_dec, b_pre = self.W_dec, self.b_pre
+        if not term.trains_decoder:
+            W_dec, b_pre = W_dec.detach(), b_pre.detach()
+        return term.latents @ W_dec + b_pre
 
     def start(self) -> None:
         """Set what only this architecture has to where training starts; the rest is ``initialise``'s."""
+
+    def scale_encoder(self, factor: float) -> None:
+        """Scale all pre-activations, while b_enc is zero, and with them all latents."""
+        self.W_enc.mul_(factor)
 
     def preprocess(self, raw: Float[Tensor, "batch d_model"]) -> Preprocessed:
         """The autoencoder's own inputs for these raw activations."""
@@ -143,7 +227,16 @@ class Autoencoder(nn.Module, ABC):
 
     def pre_activations(self, x: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch n_latents"]:
         """Every latent before any nonlinearity, dense, for preprocessed inputs."""
-        return torch.addmm(self.b_enc, x - self.b_pre, self.W_enc.T)
+        return torch.addmm(self.pre_activation_bias, x - self.b_pre, self.W_enc.T)
+
+    @property
+    def pre_activation_bias(self) -> Float[Tensor, " n_latents"]:
+        """What is added to the encoder's product: b_enc, or zeros where ``respond`` takes that up."""
+        return torch.zeros_like(self.b_enc) if "b_enc" in self.latent_parameters else self.b_enc
+
+    def of(self, name: str, indices: Int[Tensor, " some"]) -> Float[Tensor, " some"]:
+        """A latent parameter's numbers for these latents; differentiable, with a gradient summed in a fixed order."""
+        return getattr(self, name).index_select(0, indices)
 
     def reconstruct(self, kept: KeptLatents) -> Float[Tensor, "batch d_model"]:
         """The preprocessed reconstruction."""

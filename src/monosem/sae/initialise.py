@@ -15,9 +15,8 @@ class InitialiseConfig:
 
     tied_init: bool = True
     """Start the encoder as the decoder's transpose; otherwise as an independent linear layer of torch's."""
-    match_magnitude: bool | None = None
-    """Scale the starting encoder so that ‖x̂ − b_pre‖ matches ‖x − b_pre‖ on average; by default only where k sets the
-    sparsity: the others start with rows as long as those of torch's linear layer."""
+    match_magnitude: bool = True
+    """Scale the starting encoder so that ‖x̂ − b_pre‖ matches ‖x − b_pre‖ on average."""
     init_from: str | None = None
     """Start from this saved autoencoder's weights instead (a directory; warm start)."""
 
@@ -62,8 +61,7 @@ def initialise(
     """Set the starting weights from a sample of preprocessed activations.
 
     ``b_pre`` is the sample's geometric median, decoder rows are uniform on the sphere, ``b_enc`` is zero. The encoder
-    is the decoder's copy or, untied, torch's default for a linear layer, U(−1/√d, 1/√d); then scaled, if asked, or, if
-    tied and not scaled, as long as such a layer's rows.
+    is the decoder's copy or, untied, torch's default for a linear layer, U(−1/√d, 1/√d); then scaled, if asked.
     """
     n_latents, d_model = sae.W_dec.shape
     sae.b_pre.copy_(geometric_median(sample))
@@ -75,15 +73,13 @@ def initialise(
         bound = d_model**-0.5
         sae.W_enc.copy_(torch.empty(n_latents, d_model).uniform_(-bound, bound, generator=generator))
     sae.start()
-    if config.match_magnitude is None and sae.has_penalty and config.tied_init:
-        sae.W_enc.mul_(3**-0.5)  # the root mean square length of U(−1/√d, 1/√d)'s rows
-    if config.match_magnitude or (config.match_magnitude is None and not sae.has_penalty):
+    if config.match_magnitude:
         # A thousand tokens, spread over the sample, keep the dense [tokens, n_latents] small.
-        sae.W_enc.mul_(magnitude_ratio(sae, sample[:: max(1, len(sample) // 1024)]))
+        sae.scale_encoder(magnitude_ratio(sae, sample[:: max(1, len(sample) // 1024)]))
 
 
 def magnitude_ratio(sae: Autoencoder, sample: Float[Tensor, "tokens d_model"]) -> float:
-    """Mean ‖x − b_pre‖ over mean ‖x̂ − b_pre‖: with a zero b_enc, x̂ − b_pre grows linearly with W_enc."""
+    """Mean ‖x − b_pre‖ over mean ‖x̂ − b_pre‖, which grows linearly as the encoder is scaled."""
     (_, reconstruction), *_ = sae.training_pass(sample).reconstructions
     offset = reconstruction - sae.b_pre
     reconstructed = float(offset.norm(dim=1).mean())

@@ -8,123 +8,119 @@ from abc import abstractmethod
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from monosem.ops.reference import Chosen
 from monosem.sae.activations import KeptLatents, keep_positive
-from monosem.sae.autoencoder import Autoencoder, AutoencoderConfig, TrainingPass
+from monosem.sae.autoencoder import Autoencoder, AutoencoderConfig, Encode, Response, Term
 from monosem.sae.straight_through import jumprelu, prolu, step
 
 
 class PenalisedAutoencoder(Autoencoder):
-    """Dense latents z ≥ 0 from pre-activations; x̂ = W_decᵀ z + b_pre."""
+    """Latents z ≥ 0, each from its own pre-activation; x̂ = W_decᵀ z + b_pre."""
 
     @abstractmethod
-    def latents(self, pre_activations: Float[Tensor, "batch n_latents"]) -> Float[Tensor, "batch n_latents"]:
-        """z, differentiable as the architecture is trained."""
+    def floors(self) -> Float[Tensor, " n_latents"]:
+        """Pre-activations that are not above these give no latent, no penalty and no gradient."""
 
-    @abstractmethod
-    def penalty(
-        self, pre_activations: Float[Tensor, "batch n_latents"], latents: Float[Tensor, "batch n_latents"]
-    ) -> Float[Tensor, " batch"]:
-        """What is to be small for each token."""
+    def candidates(self, encode: Encode) -> Chosen:
+        return encode.above(self.floors())
 
     def keep(self, pre_activations: Float[Tensor, "batch n_latents"]) -> KeptLatents:
-        return keep_positive(self.latents(pre_activations))
-
-    def training_pass(self, x: Float[Tensor, "batch d_model"]) -> TrainingPass:
-        pre_activations = self.pre_activations(x)
-        latents = self.latents(pre_activations)
-        return TrainingPass(
-            reconstructions=((1.0, latents @ self.W_dec + self.b_pre), *self.other_reconstructions(pre_activations)),
-            penalty=self.penalty(pre_activations, latents).mean(),
-            pre_activations=pre_activations.detach(),
-            active=(latents > 0).sum(dim=0),
-        )
-
-    def other_reconstructions(
-        self, pre_activations: Float[Tensor, "batch n_latents"]
-    ) -> tuple[tuple[float, Float[Tensor, "batch d_model"]], ...]:
-        """More terms of the loss, with their weights; by default none."""
-        return ()
+        latents = torch.arange(self.n_latents, device=pre_activations.device)
+        return keep_positive(self.respond(pre_activations, latents, len(pre_activations)).terms[0].latents)
 
 
 class ReLUAutoencoder(PenalisedAutoencoder):
     """z = ReLU(W_enc (x − b_pre) + b_enc), penalty ‖z‖₁."""
 
-    def latents(self, pre_activations: Float[Tensor, "batch n_latents"]) -> Float[Tensor, "batch n_latents"]:
-        return torch.relu(pre_activations)
+    def floors(self) -> Float[Tensor, " n_latents"]:
+        return torch.zeros_like(self.b_enc)
 
-    def penalty(
-        self, pre_activations: Float[Tensor, "batch n_latents"], latents: Float[Tensor, "batch n_latents"]
-    ) -> Float[Tensor, " batch"]:
-        return latents.sum(dim=1)
+    def respond(
+        self, pre_activations: Float[Tensor, "... some"], indices: Int[Tensor, " some"], batch: int
+    ) -> Response:
+        z = torch.relu(pre_activations)
+        return Response((Term(1.0, z),), z.sum() / batch)
 
 
 class ProLUAutoencoder(PenalisedAutoencoder):
     """z = m · 1[m + b_enc > 0] · 1[m > 0] with m = W_enc (x − b_pre), penalty ‖z‖₁ (Taggart 2024)."""
 
     settings: ClassVar[frozenset[str]] = frozenset({"prolu_gradient"})
+    latent_parameters: ClassVar[tuple[str, ...]] = ("b_enc",)
 
-    def latents(self, pre_activations: Float[Tensor, "batch n_latents"]) -> Float[Tensor, "batch n_latents"]:
-        return prolu(pre_activations - self.b_enc, self.b_enc, self.config.prolu_gradient == "ste")
+    def floors(self) -> Float[Tensor, " n_latents"]:
+        return torch.relu(-self.b_enc)
 
-    def penalty(
-        self, pre_activations: Float[Tensor, "batch n_latents"], latents: Float[Tensor, "batch n_latents"]
-    ) -> Float[Tensor, " batch"]:
-        return latents.sum(dim=1)
+    def respond(
+        self, pre_activations: Float[Tensor, "... some"], indices: Int[Tensor, " some"], batch: int
+    ) -> Response:
+        z = prolu(pre_activations, self.of("b_enc", indices), self.config.prolu_gradient == "ste")
+        return Response((Term(1.0, z),), z.sum() / batch)
 
 
 class GatedAutoencoder(PenalisedAutoencoder):
     """Gate and magnitude apart (Rajamanoharan et al. 2024), sharing the encoder's directions.
 
-    z = 1[π > 0] · ReLU(exp(r_mag) · W_enc (x − b_pre) + b_mag) with π = W_enc (x − b_pre) + b_enc. The penalty is
+    z = 1[π > 0] · ReLU(exp(r_mag) · m + b_mag) with m = W_enc (x − b_pre) and π = m + b_enc. The penalty is
     ‖ReLU(π)‖₁; and ReLU(π), decoded by a frozen copy of the decoder, has to reconstruct x as well, for the gate has no
     other gradient.
     """
 
     parameter_names: ClassVar[tuple[str, ...]] = (*Autoencoder.parameter_names, "r_mag", "b_mag")
+    latent_parameters: ClassVar[tuple[str, ...]] = ("b_enc", "r_mag", "b_mag")
 
     def __init__(self, config: AutoencoderConfig, d_model: int) -> None:
         super().__init__(config, d_model)
         self.r_mag = nn.Parameter(torch.zeros(config.n_latents))
         self.b_mag = nn.Parameter(torch.zeros(config.n_latents))
 
-    def latents(self, pre_activations: Float[Tensor, "batch n_latents"]) -> Float[Tensor, "batch n_latents"]:
-        magnitude = torch.relu(self.r_mag.exp() * (pre_activations - self.b_enc) + self.b_mag)
-        return magnitude * (pre_activations > 0)
+    def floors(self) -> Float[Tensor, " n_latents"]:
+        return -self.b_enc
 
-    def penalty(
-        self, pre_activations: Float[Tensor, "batch n_latents"], latents: Float[Tensor, "batch n_latents"]
-    ) -> Float[Tensor, " batch"]:
-        return torch.relu(pre_activations).sum(dim=1)
-
-    def other_reconstructions(
-        self, pre_activations: Float[Tensor, "batch n_latents"]
-    ) -> tuple[tuple[float, Float[Tensor, "batch d_model"]], ...]:
-        return ((1.0, torch.relu(pre_activations) @ self.W_dec.detach() + self.b_pre.detach()),)
+    def respond(
+        self, pre_activations: Float[Tensor, "... some"], indices: Int[Tensor, " some"], batch: int
+    ) -> Response:
+        gate = torch.relu(pre_activations + self.of("b_enc", indices))
+        magnitude = torch.relu(self.of("r_mag", indices).exp() * pre_activations + self.of("b_mag", indices))
+        terms = (Term(1.0, magnitude * (gate > 0)), Term(1.0, gate, trains_decoder=False))
+        return Response(terms, gate.sum() / batch)
 
 
 class JumpReLUAutoencoder(PenalisedAutoencoder):
     """z = π · 1[π > θ], π = W_enc (x − b_pre) + b_enc, with learned thresholds θ > 0; the penalty is L0 itself.
 
-    Rajamanoharan et al. 2024b. ``log_threshold`` is what is trained.
+    Rajamanoharan et al. 2024b. ``log_threshold`` is what is trained. It moves by about the learning rate a step, so a
+    run of a thousand steps ends within a factor of ten from where it starts: the paper's start, 0.001, is for runs of a
+    million steps, and a short one takes ``initial_threshold`` near the end.
     """
 
     parameter_names: ClassVar[tuple[str, ...]] = (*Autoencoder.parameter_names, "log_threshold")
     settings: ClassVar[frozenset[str]] = frozenset({"bandwidth", "initial_threshold"})
+    latent_parameters: ClassVar[tuple[str, ...]] = ("log_threshold",)
+    first_coefficient: ClassVar[float] = 1e-3
 
     def __init__(self, config: AutoencoderConfig, d_model: int) -> None:
         super().__init__(config, d_model)
         self.log_threshold = nn.Parameter(torch.zeros(config.n_latents))
 
     def start(self) -> None:
-        self.log_threshold.fill_(math.log(self.config.initial_threshold))
+        self.log_threshold.fill_(math.log(self.config.initial_threshold or self.d_model**-0.5))
 
-    def latents(self, pre_activations: Float[Tensor, "batch n_latents"]) -> Float[Tensor, "batch n_latents"]:
-        return jumprelu(pre_activations, self.log_threshold.exp(), self.config.bandwidth)
+    def scale_encoder(self, factor: float) -> None:
+        """The thresholds are scaled along."""
+        super().scale_encoder(factor)
+        self.log_threshold.add_(math.log(factor))
 
-    def penalty(
-        self, pre_activations: Float[Tensor, "batch n_latents"], latents: Float[Tensor, "batch n_latents"]
-    ) -> Float[Tensor, " batch"]:
-        return step(pre_activations, self.log_threshold.exp(), self.config.bandwidth).sum(dim=1)
+    def floors(self) -> Float[Tensor, " n_latents"]:
+        """The thresholds get their gradient from pre-activations on both sides."""
+        return self.log_threshold.exp() - self.config.bandwidth / 2
+
+    def respond(
+        self, pre_activations: Float[Tensor, "... some"], indices: Int[Tensor, " some"], batch: int
+    ) -> Response:
+        threshold, bandwidth = self.of("log_threshold", indices).exp(), self.config.bandwidth
+        z = jumprelu(pre_activations, threshold, bandwidth)
+        return Response((Term(1.0, z),), step(pre_activations, threshold, bandwidth).sum() / batch)

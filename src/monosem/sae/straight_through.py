@@ -12,7 +12,7 @@ class _ProLU(torch.autograd.Function):
     def forward(ctx: Any, m: Tensor, b: Tensor, is_ste: bool) -> Tensor:
         gate = (m > 0) & (m + b > 0)
         ctx.save_for_backward(m, gate)
-        ctx.is_ste = is_ste
+        ctx.is_ste, ctx.bias_shape = is_ste, b.shape
         return m * gate
 
     @staticmethod
@@ -20,13 +20,11 @@ class _ProLU(torch.autograd.Function):
         m, gate = ctx.saved_tensors
         through = grad_outputs[0] * gate
         if ctx.is_ste:
-            return through * (1 + m), (through * m).sum(dim=0), None
-        return through, through.sum(dim=0), None
+            return through * (1 + m), (through * m).sum_to_size(ctx.bias_shape), None
+        return through, through.sum_to_size(ctx.bias_shape), None
 
 
-def prolu(
-    m: Float[Tensor, "batch n_latents"], b: Float[Tensor, " n_latents"], is_ste: bool
-) -> Float[Tensor, "batch n_latents"]:
+def prolu(m: Float[Tensor, "... some"], b: Float[Tensor, " some"], is_ste: bool) -> Float[Tensor, "... some"]:
     """m · g with the gate g = 1[m + b > 0] · 1[m > 0] (Taggart 2024).
 
     Gradients: ∂b = g · m and ∂m = g · (1 + m) (ProLU-STE), or ∂m = ∂b = g (ProLU-ReLU).
@@ -47,7 +45,7 @@ class _JumpReLU(torch.autograd.Function):
         pre_activations, threshold = ctx.saved_tensors
         grad = grad_outputs[0]
         near = _rectangle((pre_activations - threshold) / ctx.bandwidth)
-        of_threshold = (-threshold / ctx.bandwidth * near * grad).sum(dim=0)
+        of_threshold = (-threshold / ctx.bandwidth * near * grad).sum_to_size(threshold.shape)
         return grad * (pre_activations > threshold), of_threshold, None
 
 
@@ -62,7 +60,7 @@ class _Step(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[None, Tensor, None]:
         pre_activations, threshold = ctx.saved_tensors
         near = _rectangle((pre_activations - threshold) / ctx.bandwidth)
-        return None, (-near / ctx.bandwidth * grad_outputs[0]).sum(dim=0), None
+        return None, (-near / ctx.bandwidth * grad_outputs[0]).sum_to_size(threshold.shape), None
 
 
 def _rectangle(u: Tensor) -> Tensor:
@@ -71,16 +69,16 @@ def _rectangle(u: Tensor) -> Tensor:
 
 
 def jumprelu(
-    pre_activations: Float[Tensor, "batch n_latents"], threshold: Float[Tensor, " n_latents"], bandwidth: float
-) -> Float[Tensor, "batch n_latents"]:
+    pre_activations: Float[Tensor, "... some"], threshold: Float[Tensor, " some"], bandwidth: float
+) -> Float[Tensor, "... some"]:
     """π · 1[π > θ] (Rajamanoharan et al. 2024b); θ receives −(θ/ε) K((π − θ)/ε)."""
     result: Tensor = _JumpReLU.apply(pre_activations, threshold, bandwidth)  # pyright: ignore[reportAssignmentType] (autograd.Function.apply is untyped)
     return result
 
 
 def step(
-    pre_activations: Float[Tensor, "batch n_latents"], threshold: Float[Tensor, " n_latents"], bandwidth: float
-) -> Float[Tensor, "batch n_latents"]:
+    pre_activations: Float[Tensor, "... some"], threshold: Float[Tensor, " some"], bandwidth: float
+) -> Float[Tensor, "... some"]:
     """1[π > θ], whose sum is L0; θ receives −(1/ε) K((π − θ)/ε), π nothing."""
     result: Tensor = _Step.apply(pre_activations, threshold, bandwidth)  # pyright: ignore[reportAssignmentType] (autograd.Function.apply is untyped)
     return result

@@ -3,12 +3,16 @@
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from monosem.ops import sparse
+from monosem.ops.reference import Chosen
 from monosem.sae.activations import KeptLatents, activate, keep_positive, keep_topk
-from monosem.sae.autoencoder import Autoencoder, AutoencoderConfig, TrainingPass
+from monosem.sae.autoencoder import Autoencoder, AutoencoderConfig, Encode, Response, Term, TrainingPass
+
+# Share of the running threshold above which a batch's candidates are looked for first: its own is rarely lower.
+CAUTION = 0.85
 
 
 class TopKAutoencoder(Autoencoder):
@@ -18,15 +22,34 @@ class TopKAutoencoder(Autoencoder):
     has_penalty: ClassVar[bool] = False
     has_fixed_k: ClassVar[bool] = True
 
+    @property
+    def k_widest(self) -> int:
+        """Latents a token that training needs: k, or 4k for Multi-TopK."""
+        return 4 * self.config.k if self.config.multi_topk else self.config.k
+
     def keep(self, pre_activations: Float[Tensor, "batch n_latents"]) -> KeptLatents:
         return keep_topk(pre_activations, self.config.k, self.config.nonlinearity)
+
+    def candidates(self, encode: Encode) -> Chosen:
+        return encode.largest(self.k_widest)
+
+    def respond(
+        self, pre_activations: Float[Tensor, "... some"], indices: Int[Tensor, " some"], batch: int
+    ) -> Response:
+        """Of the candidates, for all are no code of TopK's."""
+        latents, no_penalty = activate(pre_activations, self.config.nonlinearity), pre_activations.new_zeros(())
+        if not self.config.multi_topk:
+            return Response((Term(1.0, latents),), no_penalty)
+        is_in_k = torch.arange(self.k_widest, device=latents.device) < self.config.k
+        terms = (Term(1.0, latents * is_in_k.repeat(batch)), Term(1 / 8, latents))
+        return Response(terms, no_penalty)
 
     def training_pass(self, x: Float[Tensor, "batch d_model"]) -> TrainingPass:
         """One dense product without gradients; these go through the kept latents alone."""
         k = self.config.k
         with torch.no_grad():
             pre_activations = self.pre_activations(x)
-            _, indices = sparse.topk(pre_activations, 4 * k if self.config.multi_topk else k)
+            _, indices = sparse.topk(pre_activations, self.k_widest)
         kept = sparse.selected_pre_activations(x - self.b_pre, self.W_enc, self.b_enc, pre_activations, indices)
         values = activate(kept, self.config.nonlinearity)
         codes = [(1.0, KeptLatents(values[:, :k], indices[:, :k]))]
@@ -44,7 +67,7 @@ class TopKAutoencoder(Autoencoder):
 class BatchTopKAutoencoder(Autoencoder):
     """Of a batch's B · n positive pre-activations keep the B · k largest (Bussmann et al. 2024).
 
-    At inference a token keeps what exceeds ``threshold``, the running mean over training of the smallest positive
+    At inference a token keeps what reaches ``threshold``, the running mean over training of the smallest positive
     value that a batch kept, so that a token's code does not depend on its company.
     """
 
@@ -60,26 +83,31 @@ class BatchTopKAutoencoder(Autoencoder):
         above = (pre_activations > 0) & (pre_activations >= self.threshold)
         return keep_positive(pre_activations.where(above, 0))
 
-    def training_latents(self, pre_activations: Float[Tensor, "batch n_latents"]) -> Float[Tensor, "batch n_latents"]:
-        """The batch's kept latents, dense; all else zero."""
-        return torch.relu(pre_activations).where(largest_of_batch(pre_activations.detach(), self.config.k), 0)
+    def candidates(self, encode: Encode) -> Chosen:
+        """The batch's largest, looked for above a floor that leaves few, or if that leaves too few above zero."""
+        zeros = torch.zeros_like(self.b_enc)
+        found = encode.above(zeros + CAUTION * self.threshold.clamp(min=0))
+        wanted = self.config.k * (len(found.row_offsets) - 1)
+        if len(found.values) < wanted and self.threshold > 0:
+            found = encode.above(zeros)
+        return strongest(found, wanted)
 
-    def training_pass(self, x: Float[Tensor, "batch d_model"]) -> TrainingPass:
-        pre_activations = self.pre_activations(x)
-        latents = self.training_latents(pre_activations)
-        return TrainingPass(
-            reconstructions=self.training_reconstructions(latents),
-            penalty=x.new_zeros(()),
-            pre_activations=pre_activations.detach(),
-            active=(latents > 0).sum(dim=0),
+    def restrict(self, pre_activations: Float[Tensor, "batch n_latents"]) -> Float[Tensor, "batch n_latents"]:
+        return pre_activations.where(largest_of_batch(pre_activations.detach(), self.config.k), 0)
+
+    def respond(
+        self, pre_activations: Float[Tensor, "... some"], indices: Int[Tensor, " some"], batch: int
+    ) -> Response:
+        latents = torch.relu(pre_activations)
+        return Response(
+            terms=self.terms(latents, indices),
+            penalty=latents.new_zeros(()),
             running={"threshold": smallest_positive(latents.detach())},
         )
 
-    def training_reconstructions(
-        self, latents: Float[Tensor, "batch n_latents"]
-    ) -> tuple[tuple[float, Float[Tensor, "batch d_model"]], ...]:
-        """Weights and reconstructions; here one."""
-        return ((1.0, latents @ self.W_dec + self.b_pre),)
+    def terms(self, latents: Float[Tensor, "... some"], indices: Int[Tensor, " some"]) -> tuple[Term, ...]:
+        """What is decoded; here all."""
+        return (Term(1.0, latents),)
 
 
 def largest_of_batch(pre_activations: Float[Tensor, "batch n_latents"], k: int) -> Tensor:
@@ -90,9 +118,17 @@ def largest_of_batch(pre_activations: Float[Tensor, "batch n_latents"], k: int) 
     return torch.zeros_like(flat, dtype=torch.bool).index_fill_(0, kept, True).view(batch, n_latents)
 
 
-def smallest_positive(latents: Float[Tensor, "batch n_latents"]) -> Float[Tensor, ""]:
+def strongest(chosen: Chosen, count: int) -> Chosen:
+    """The ``count`` largest values of all, where there are more; of equal ones at the limit, any."""
+    if len(chosen.values) <= count:
+        return chosen
+    kept = chosen.values.topk(count, sorted=False).indices.sort().values
+    return Chosen(chosen.values[kept], chosen.indices[kept], torch.searchsorted(kept, chosen.row_offsets))
+
+
+def smallest_positive(latents: Float[Tensor, "..."]) -> Float[Tensor, ""]:
     """The least of the positive entries; infinite where there is none."""
-    return latents.where(latents > 0, torch.inf).min()
+    return torch.cat([latents.where(latents > 0, torch.inf).flatten(), latents.new_full((1,), torch.inf)]).min()
 
 
 class MatryoshkaAutoencoder(BatchTopKAutoencoder):
@@ -103,14 +139,7 @@ class MatryoshkaAutoencoder(BatchTopKAutoencoder):
 
     settings: ClassVar[frozenset[str]] = frozenset({"k", "prefixes"})
 
-    def training_reconstructions(
-        self, latents: Float[Tensor, "batch n_latents"]
-    ) -> tuple[tuple[float, Float[Tensor, "batch d_model"]], ...]:
+    def terms(self, latents: Float[Tensor, "... some"], indices: Int[Tensor, " some"]) -> tuple[Term, ...]:
         """The whole dictionary's first, then those of the shorter prefixes; each counts the same."""
-        ends = [round(share * self.n_latents) for share in self.config.prefixes]
-        reconstruction: Tensor = self.b_pre
-        found: list[Tensor] = []
-        for start, end in zip([0, *ends], ends, strict=False):
-            reconstruction = reconstruction + latents[:, start:end] @ self.W_dec[start:end]
-            found.append(reconstruction)
-        return tuple((1 / len(found), prefix) for prefix in reversed(found))
+        ends = [round(share * self.n_latents) for share in reversed(self.config.prefixes)]
+        return tuple(Term(1 / len(ends), latents * (indices < end)) for end in ends)

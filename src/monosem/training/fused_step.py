@@ -1,112 +1,162 @@
-"""The same step as ``step.train_step`` for TopK, with gradients by hand: no weight's gradient is ever stored.
+"""The same step as ``step.train_step``, with the large gradients by hand: no weight's gradient is ever stored.
 
-The losses are squared errors of sparse reconstructions, so each is an ``ErrorTerm``: a target, the chosen latents and
-what they leave of it. AuxK, dense over the dead latents, gives rows of gradients instead (``training/auxiliary``).
-Kernels for the device choose the latents, reconstruct, and move every latent in one pass.
+The losses are squared errors of sparse reconstructions. Kernels for the device find the candidates among the
+pre-activations, reconstruct, and move every latent in one pass; what the architecture makes of the candidates is small,
+and left to autograd. AuxK, dense over the dead latents, gives rows of gradients instead (``training/auxiliary``).
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from monosem.ops.reference import AdamStep, Chosen, ErrorTerm, LatentGradients, adam_step, update_copies
+from monosem.ops.reference import (
+    AdamStep,
+    Chosen,
+    ErrorTerm,
+    LatentGradients,
+    TokenGradients,
+    adam_step,
+    update_copies,
+)
 from monosem.ops.sparse import Kernels
-from monosem.sae.activations import activate
-from monosem.sae.topk import TopKAutoencoder
+from monosem.sae.autoencoder import Autoencoder, Response
 from monosem.training.auxiliary import auxk, padded
 from monosem.training.dead_latents import count_activity, dead_mask
 from monosem.training.losses import spread, square_sum
 from monosem.training.state import TrainingState
-from monosem.training.step import StepReport, StepSettings, clipping
+from monosem.training.step import StepReport, StepSettings, clipping, follow
 
 
 @torch.no_grad()
 def fused_step(
     kernels: Kernels,
-    sae: TopKAutoencoder,
+    sae: Autoencoder,
     state: TrainingState,
     x: Float[Tensor, "batch d_model"],
     settings: StepSettings,
     adam: AdamStep,
+    sparsity_coefficient: float = 0.0,
 ) -> StepReport:
     """See ``step.train_step``."""
-    losses, parameters = settings.losses, state.parameters
+    losses, W_dec = settings.losses, state.parameters["W_dec"].weight
     is_dead = dead_mask(state.tokens_since_active, settings.dead_tokens)
     dead = is_dead.nonzero().squeeze(1) if losses.aux_coefficient > 0 else is_dead.new_empty(0, dtype=torch.int64)
     x_centered = x - sae.b_pre
-    k_widest = 4 * sae.config.k if sae.config.multi_topk else sae.config.k
-    W_enc, W_dec = parameters["W_enc"], parameters["W_dec"].weight
-    multiplied = W_enc.weight if W_enc.rounded is None else W_enc.rounded
-    size = (padded(len(dead)), losses.aux_tokens(len(x)))
-    codes = state.dead_codes.take(size, multiplied.dtype, x.device)
-    codes[len(dead) :] = 0
-    dead_codes = codes[: len(dead)]
-    chosen = kernels.encode_topk(x_centered, W_enc, sae.b_enc.detach(), k_widest, dead, losses.k_aux, dead_codes)
-    terms = _reconstruction_terms(kernels, sae, x_centered, chosen, settings)
-    squared_errors = [square_sum(term.residual) for term in terms]
-    loss = sum(term.weight * squared for term, squared in zip(terms, squared_errors, strict=True))
-    auxiliary, gradients = 0.0, None
+    encoder = _Encoder(kernels, sae, state, x_centered, dead, losses.k_aux, losses.aux_tokens(len(x)))
+    candidates = sae.candidates(encoder)
+    batch, response, loss = _gradients(kernels, sae, x_centered, candidates, losses.variance, sparsity_coefficient)
+    residual, latents = batch.terms[0].residual, batch.terms[0].values
+    auxiliary, of_dead = 0.0, None
     if len(dead):
-        residual = terms[0].residual
-        auxiliary, gradients = auxk(kernels, residual, codes, dead, x_centered, W_dec, losses.aux_coefficient)
-    is_finite = math.isfinite(loss) and _update(kernels, sae, state, x_centered, terms, gradients, settings, adam)
+        auxiliary, of_dead = auxk(kernels, residual, encoder.codes, dead, x_centered, W_dec, losses.aux_coefficient)
+    is_finite = math.isfinite(loss) and _update(kernels, sae, state, batch, of_dead, settings, adam)
+    sae.zero_grad()
     if is_finite:
         is_active = torch.zeros_like(is_dead)
-        is_active[terms[0].indices[terms[0].values > 0]] = True
+        is_active[candidates.indices[latents > 0]] = True
         count_activity(state.tokens_since_active, len(x), is_active)
+        follow(sae, response.running, settings, adam)
     return StepReport(
         loss=loss + auxiliary,
         auxiliary_loss=auxiliary / losses.aux_coefficient if auxiliary else 0.0,
-        squared_error=squared_errors[0],
+        squared_error=square_sum(residual),
         spread=spread(x_centered),
-        l0=float((terms[0].values > 0).sum() / len(x)),
+        l0=float((latents > 0).sum() / len(x)),
         dead_share=float(is_dead.float().mean()),
         is_finite=is_finite,
     )
 
 
-def _reconstruction_terms(
-    kernels: Kernels, sae: TopKAutoencoder, x_centered: Tensor, chosen: Chosen, settings: StepSettings
-) -> list[ErrorTerm]:
-    """L(k), and L(4k)/8 for Multi-TopK."""
-    k, nonlinearity = sae.config.k, sae.config.nonlinearity
-    weight = 1 / (len(x_centered) * settings.losses.variance)
-    shares = ((k, weight), (4 * k, weight / 8)) if sae.config.multi_topk else ((k, weight),)
-    terms: list[ErrorTerm] = []
-    for kept, share in shares:
-        values = activate(chosen.values[:, :kept], nonlinearity).contiguous()
-        indices = chosen.indices[:, :kept].contiguous()
-        residual, products = kernels.subtract_decoded(x_centered, values, indices, sae.W_dec.detach())
-        if nonlinearity == "relu":
-            products = products * (values > 0)
-        terms.append(ErrorTerm(share, values, indices, residual, products))
-    return terms
+class _Encoder:
+    """The encoder's product with a batch, which the architecture searches; AuxK's codes come along."""
+
+    def __init__(
+        self,
+        kernels: Kernels,
+        sae: Autoencoder,
+        state: TrainingState,
+        x_centered: Tensor,
+        dead: Tensor,
+        k_aux: int,
+        aux_tokens: int,
+    ) -> None:
+        W_enc = state.parameters["W_enc"]
+        multiplied = W_enc.weight if W_enc.rounded is None else W_enc.rounded
+        self.codes = state.dead_codes.take((padded(len(dead)), aux_tokens), multiplied.dtype, x_centered.device)
+        self.codes[len(dead) :] = 0
+        self._kernels = kernels
+        self._weights = (x_centered, W_enc, sae.pre_activation_bias.detach())
+        self._dead = (dead, k_aux, self.codes[: len(dead)])
+
+    def largest(self, k: int) -> Chosen:
+        return self._kernels.encode_topk(*self._weights, k, *self._dead)
+
+    def above(self, floors: Tensor) -> Chosen:
+        return self._kernels.encode_above(*self._weights, floors, *self._dead)
+
+
+class _Gradients(NamedTuple):
+    batch: TokenGradients
+    response: Response
+    loss: float
+    """Without AuxK's."""
+
+
+def _gradients(
+    kernels: Kernels, sae: Autoencoder, x_centered: Tensor, candidates: Chosen, variance: float, coefficient: float
+) -> _Gradients:
+    """Losses of a batch, and their gradients as far as autograd goes: in pre-activations and latent parameters."""
+    with torch.enable_grad():
+        pre_activations = candidates.values.detach().requires_grad_()
+        response = sae.respond(pre_activations, candidates.indices, len(x_centered))
+    loss, terms, upstream = 0.0, [], []
+    for term in response.terms:
+        weight, values = term.weight / (len(x_centered) * variance), term.latents.detach()
+        residual, products = kernels.subtract_decoded(
+            x_centered, candidates._replace(values=values), sae.W_dec.detach()
+        )
+        loss += weight * square_sum(residual)
+        upstream.append(-2 * weight * products)
+        if term.trains_decoder:
+            terms.append(ErrorTerm(weight, values, residual))
+    outputs = [term.latents for term in response.terms]
+    if sae.has_penalty:
+        loss += coefficient * float(response.penalty)
+        outputs.append(response.penalty)
+        upstream.append(torch.full_like(response.penalty, coefficient))
+    torch.autograd.backward(outputs, upstream)
+    of_pre_activations = torch.zeros_like(candidates.values) if pre_activations.grad is None else pre_activations.grad
+    batch = TokenGradients(x_centered, candidates._replace(values=of_pre_activations), tuple(terms))
+    return _Gradients(batch, response, loss)
 
 
 def _update(
     kernels: Kernels,
-    sae: TopKAutoencoder,
+    sae: Autoencoder,
     state: TrainingState,
-    x_centered: Tensor,
-    terms: list[ErrorTerm],
-    auxiliary: LatentGradients | None,
+    batch: TokenGradients,
+    of_dead: LatentGradients | None,
     settings: StepSettings,
     adam: AdamStep,
 ) -> bool:
     """Move all parameters; False, and nothing moves, if the gradient is not finite."""
-    W_enc, W_dec, b_pre = (state.parameters[name] for name in ("W_enc", "W_dec", "b_pre"))
-    b_enc = state.parameters.get("b_enc")
-    telling = [*(term.products for term in terms), *([] if auxiliary is None else [auxiliary.biases])]
+    W_enc, W_dec = state.parameters["W_enc"], state.parameters["W_dec"]
+    b_enc = None if "b_enc" in sae.latent_parameters else state.parameters.get("b_enc")
+    own = {name: getattr(sae, name).grad for name in sae.latent_parameters if name in state.parameters}
+    telling = [batch.of_pre_activations.values, *own.values(), *([] if of_dead is None else [of_dead.biases])]
     if not all(bool(gradient.isfinite().all()) for gradient in telling):
         return False
     if settings.clip_norm is not None:
-        sums = kernels.gradient_square_sums(terms, auxiliary, x_centered, W_enc.weight, W_dec.weight)
+        sums = kernels.gradient_square_sums(batch, of_dead, W_enc.weight, W_dec.weight)
         of_W_enc, of_b_enc, of_W_dec, of_b_pre = sums
-        norm = math.sqrt(of_W_enc + (of_b_enc if b_enc else 0) + of_W_dec + of_b_pre)
+        of_own = sum(square_sum(gradient) for gradient in own.values())
+        norm = math.sqrt(of_W_enc + (of_b_enc if b_enc else 0) + of_W_dec + of_b_pre + of_own)
         adam = adam._replace(gradient_scale=clipping(norm, settings.clip_norm))
-    gradient = kernels.update_latents(W_enc, b_enc, W_dec, terms, auxiliary, x_centered, adam)
-    adam_step(b_pre, gradient, adam)
-    update_copies(b_pre, adam.ema_decay)
+    of_b_pre = kernels.update_latents(W_enc, b_enc, W_dec, batch, of_dead, adam)
+    for name, gradient in ({"b_pre": of_b_pre} | own).items():
+        adam_step(state.parameters[name], gradient, adam)
+        update_copies(state.parameters[name], adam.ema_decay)
     return True

@@ -60,7 +60,7 @@ def train_step(
         sae.zero_grad()
     if is_finite:
         count_activity(state.tokens_since_active, len(x), losses.passed.active > 0)
-        _follow(sae, losses.passed.running, max(1 / adam.step, 1 - settings.ema_decay))
+        follow(sae, losses.passed.running, settings, adam)
     return StepReport(
         loss=float(losses.total.detach()),
         auxiliary_loss=float(losses.auxiliary),
@@ -90,11 +90,11 @@ def _update(sae: Autoencoder, state: TrainingState, settings: StepSettings, adam
 
 
 @torch.no_grad()
-def _follow(sae: Autoencoder, running: Mapping[str, Tensor], weight: float) -> None:
-    """Move the running means by this batch's values; at first over all batches, later over the average's horizon."""
+def follow(sae: Autoencoder, running: Mapping[str, Tensor], settings: StepSettings, adam: AdamStep) -> None:
+    """Move the running means by this batch's values: at first over all batches, later over the average's horizon."""
     for name, value in running.items():
         if bool(value.isfinite()):
-            getattr(sae, name).lerp_(value, weight)
+            getattr(sae, name).lerp_(value.to(getattr(sae, name)), max(1 / adam.step, 1 - settings.ema_decay))
 
 
 def clipping(norm: float, clip_norm: float | None) -> float:

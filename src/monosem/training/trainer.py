@@ -12,7 +12,6 @@ from monosem.errors import UserError
 from monosem.ops.reference import AdamStep, normalize_rows
 from monosem.ops.sparse import fused_kernels
 from monosem.sae.autoencoder import Autoencoder
-from monosem.sae.topk import TopKAutoencoder
 from monosem.training.checkpoint import Checkpoint
 from monosem.training.fused_step import fused_step
 from monosem.training.losses import LossSettings, default_k_aux, squared_error
@@ -172,8 +171,7 @@ class Trainer:
             clip_norm=config.clip_norm,
         )
         normalize_rows(sae.W_dec.data)
-        is_fused = config.step == "fused" and isinstance(sae, TopKAutoencoder)
-        self.kernels = fused_kernels(sae.W_dec) if is_fused else None
+        self.kernels = fused_kernels(sae.W_dec) if config.step == "fused" else None
         rounded = ("W_enc",) if self.kernels is not None and self.kernels.rounds_products() else ()
         self.state = new_state(
             sae,
@@ -183,7 +181,9 @@ class Trainer:
             moment_dtype=torch.bfloat16 if config.moments == "bfloat16" else None,
         )
         self.parameters = {name: parameter.detach() for name, parameter in sae.named_parameters()}
-        self.sparsity = new_control(config.sparsity_coefficient, config.target_l0) if sae.has_penalty else None
+        self.sparsity = None
+        if sae.has_penalty:
+            self.sparsity = new_control(config.sparsity_coefficient, config.target_l0, sae.first_coefficient)
         self.progress = Progress()
 
     @property
@@ -198,10 +198,8 @@ class Trainer:
         if _is_finite(activations):
             x = self.sae.preprocess(activations).x.to(self.sae.W_enc.dtype)
             adam = self._adam_step()
-            if self.kernels is not None and isinstance(self.sae, TopKAutoencoder):
-                report = fused_step(self.kernels, self.sae, self.state, x, self.settings, adam)
-            else:
-                report = train_step(self.sae, self.state, x, self.settings, adam, self.sparsity_coefficient)
+            arguments = (self.sae, self.state, x, self.settings, adam, self.sparsity_coefficient)
+            report = train_step(*arguments) if self.kernels is None else fused_step(self.kernels, *arguments)
         if report is None or not report.is_finite:
             self.progress = Progress(batches + 1, steps, skipped + 1, bad + 1)
             return None
