@@ -100,7 +100,7 @@ class JumpReLUAutoencoder(PenalisedAutoencoder):
     parameter_names: ClassVar[tuple[str, ...]] = (*Autoencoder.parameter_names, "log_threshold")
     settings: ClassVar[frozenset[str]] = frozenset({"bandwidth", "initial_threshold"})
     latent_parameters: ClassVar[tuple[str, ...]] = ("log_threshold",)
-    first_coefficient: ClassVar[float] = 1e-3
+    first_coefficient: ClassVar[float] = 3e-4
 
     def __init__(self, config: AutoencoderConfig, d_model: int) -> None:
         super().__init__(config, d_model)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 # What log λ follows: the sum over steps of log(L0 / target), and log(L0 / target) itself.
-INTEGRAL, PROPORTIONAL = 0.02, 2.0
+INTEGRAL, PROPORTIONAL = 0.01, 2.0
 # A batch's share in the L0 that is steered by.
 SHARE = 0.1
 
@@ -17,10 +17,11 @@ class SparsityControl:
     """λ from step to step.
 
     Towards a target L0, a proportional-integral controller on logarithms: with the error e = log(L0 / target), kept
-    within ±1, L0 being a running mean over about ten batches, each step multiplies λ by exp(0.02 · e + 2 · Δe). So a
-    wrong λ grows or shrinks by 2% a step, and is drawn back by up to e² while L0 comes near, for L0 takes some hundred
-    steps to follow λ. On the bundled subject (4,096 latents, target 32) L0 is within a tenth of the target after 300
-    steps and stays there.
+    within ±1, L0 being a running mean over about ten batches, each step multiplies λ by exp(0.01 · e + 2 · Δe). L0 takes
+    some hundred steps to follow λ: a wrong λ grows or shrinks by 1% a step, and is drawn back by up to e² while L0 comes
+    near. On the bundled subject (4,096 latents, target 32) λ of every architecture is all but constant after 200 steps,
+    and L0 within a tenth of the target after 500, without overshooting. (Twice the integral part had JumpReLU's L0,
+    whose thresholds move slowly, swing between 25 and 39 for a thousand steps.)
     """
 
     target_l0: float | None
