@@ -3,8 +3,8 @@
     python scripts/architecture_rates.py run   # the missing rows of docs/results/frontier/rates.jsonl
     python scripts/architecture_rates.py show  # a table of them, and each architecture's best multiple
 
-All have 4,096 latents and aim at an L0 of 32. What a penalty reaches is a little off, so errors are compared as if at 32:
-on every frontier here the normalised MSE falls about like L0^-0.5, so each is multiplied by (L0 / 32)^0.5.
+All have 4,096 latents and aim at an L0 of 32. What a penalty reaches is a little off, so errors are compared as if at
+32: on every frontier here the normalised MSE falls about like L0^-0.5, so each is multiplied by (L0 / 32)^0.5.
 """
 
 import argparse

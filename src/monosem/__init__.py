@@ -11,9 +11,12 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from monosem.errors import UserError as UserError
     from monosem.runs.cache import cache as cache
+    from monosem.runs.compare import compare as compare
     from monosem.runs.config import CacheConfig as CacheConfig
+    from monosem.runs.config import FrontierConfig as FrontierConfig
     from monosem.runs.config import RunConfig as RunConfig
     from monosem.runs.evaluate import evaluate as evaluate
+    from monosem.runs.frontier import frontier as frontier
     from monosem.runs.train import resume as resume
     from monosem.runs.train import train as train
     from monosem.sae.autoencoder import AutoencoderConfig as AutoencoderConfig
@@ -26,13 +29,16 @@ if TYPE_CHECKING:
 _HOMES = {
     "AutoencoderConfig": "monosem.sae.autoencoder:AutoencoderConfig",
     "CacheConfig": "monosem.runs.config:CacheConfig",
+    "FrontierConfig": "monosem.runs.config:FrontierConfig",
     "RunConfig": "monosem.runs.config:RunConfig",
     "SubjectConfig": "monosem.subject.model:SubjectConfig",
     "TextConfig": "monosem.subject.text:TextConfig",
     "TrainingConfig": "monosem.training.trainer:TrainingConfig",
     "UserError": "monosem.errors:UserError",
     "cache": "monosem.runs.cache:cache",
+    "compare": "monosem.runs.compare:compare",
     "evaluate": "monosem.runs.evaluate:evaluate",
+    "frontier": "monosem.runs.frontier:frontier",
     "load": "monosem.sae.storage:load_autoencoder",
     "load_subject": "monosem.subject.loading:load_subject",
     "resume": "monosem.runs.train:resume",

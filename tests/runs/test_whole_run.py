@@ -35,7 +35,8 @@ def test_a_run_leaves_everything_that_the_design_names(
     (trained,) = monosem.train(config, console=console)
     run = trained.directory
     assert run == tmp_path / "run"
-    names = ["config.toml", "metrics.jsonl", "checkpoints", "sae", "eval.json", "examples.safetensors", "figures"]
+    names = ["config.toml", "metrics.jsonl", "checkpoints", "sae", "eval.json", "figures"]
+    names += ["document_sums.safetensors", "examples.safetensors"]
     assert sorted(path.name for path in run.iterdir()) == sorted(names)
     assert load_toml(RunConfig, run / "config.toml") == config
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-32", "step-47", "step-60"]
@@ -155,7 +156,7 @@ def test_evaluating_again_gives_the_same_numbers(tmp_path: Path, make_config: Ma
 def test_evaluating_what_is_no_run_is_refused(tmp_path: Path, make_config: Make, console: Console) -> None:
     with pytest.raises(UserError, match=r"holds no run \(config.toml is missing\)"):
         evaluate(tmp_path, console=console)
-    directory.write_configs(make_config(tmp_path), [make_config(tmp_path)])
+    directory.write_config(make_config(tmp_path))
     with pytest.raises(UserError, match="holds no autoencoder"):
         evaluate(tmp_path, console=console)
 

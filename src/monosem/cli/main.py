@@ -1,4 +1,4 @@
-"""The command line: ``monosem quickstart | train | cache | eval | inspect``."""
+"""The command line: ``monosem quickstart | train | cache | eval | compare | frontier | inspect``."""
 
 import difflib
 import importlib
@@ -17,6 +17,8 @@ COMMANDS = {
     "train": "train a sparse autoencoder on a language model's activations, or go on with a run",
     "cache": "store a language model's activations on disk, to train from them",
     "eval": "evaluate a run's autoencoder on held-out text",
+    "compare": "set evaluated runs side by side, in a table and a figure",
+    "frontier": "train architectures and sparsities from one stream of activations, and compare them",
     "inspect": "show a text token by token with its strongest latents",
 }
 

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from monosem.evaluation.suite import evaluation_table
+from monosem.evaluation.bootstrap import Estimate, estimate
+from monosem.evaluation.comparison import METRICS, Comparison
+from monosem.evaluation.suite import evaluation_table, format_estimate
 from monosem.runs.directory import AUTOENCODER, EVALUATION, FIGURES
 from monosem.runs.inspect import Context, Inspection, LatentView
 from monosem.runs.train import TrainedRun
@@ -37,6 +39,58 @@ def show_files(directory: Path, out: "Console") -> None:
     print_line(f"Autoencoder  {directory / AUTOENCODER}", out)
     print_line(f"Figures      {directory / FIGURES}", out)
     print_line(f"Evaluation   {directory / EVALUATION}\n", out)
+
+
+def show_comparison(comparison: Comparison, directory: Path) -> None:
+    """Every run's numbers, then the curves at the same L0, and where the figure is."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    out = standard_output()
+    runs = Table(title=Text(f"{comparison.subject} · {comparison.hookpoint}", style="bold"), box=box.SIMPLE_HEAD)
+    runs.title_justify = "left"
+    for heading in ("", "L0", "Normalised MSE", "Cross-entropy increase", "Dead"):
+        runs.add_column(heading, no_wrap=True)
+    for run in comparison.runs:
+        metrics = (format_estimate(estimate(run.measured.metrics[name])) for name in METRICS)
+        runs.add_row(Text(run.curve), f"{float(run.measured.l0[0]):.1f}", *metrics, f"{run.dead_share:.2%}")
+    out.print(runs)
+    for metric, words in zip(METRICS, ("normalised MSE", "cross-entropy increase"), strict=True):
+        _show_between(comparison, metric, words, out)
+    print_line(f"Figure       {directory / 'comparison.png'} (and .svg)", out)
+    print_line(f"Numbers      {directory / 'comparison.json'}", out)
+
+
+def _show_between(comparison: Comparison, metric: str, words: str, out: "Console") -> None:
+    """A metric of every curve at the same L0, as multiples of the reference's."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    points = {(each.curve, each.l0): each for each in comparison.between if each.metric == metric}
+    places = sorted({l0 for _, l0 in points})
+    if not places:
+        return
+    table = Table(title=Text(f"{words[0].upper()}{words[1:]} at the same L0", style="bold"), box=box.SIMPLE_HEAD)
+    table.title_justify = "left"
+    table.caption = Text(f"Interpolated; below each, its ratio to {comparison.reference} with a 95% interval.")
+    table.caption_justify = "left"
+    for heading in ("", *(f"L0 {l0:g}" for l0 in places)):
+        table.add_column(heading, no_wrap=True)
+    for curve in comparison.curves:
+        found = [points.get((curve, l0)) for l0 in places]
+        table.add_row(Text(curve, style="bold"), *("" if each is None else f"{each.value.value:.4f}" for each in found))
+        if curve != comparison.reference:
+            table.add_row("", *("" if each is None else _ratio(each.ratio) for each in found))
+    out.print(table)
+
+
+def _ratio(ratio: Estimate) -> str:
+    if ratio.value is None:
+        return ""
+    interval = "" if ratio.low is None else f" [{ratio.low:.2f}, {ratio.high:.2f}]"
+    return f"× {ratio.value:.2f}{interval}"
 
 
 def print_line(line: str, out: "Console") -> None:

@@ -34,17 +34,28 @@ def bootstrap(sums: Sums, statistics: Statistics, *, samples: int, generator: to
     A statistic that is not defined on some sample has no interval. With fewer than two documents nothing has one: every
     sample would be that document again, and an interval of no width would claim a certainty that is not there.
     """
+    values = resample(sums, statistics, samples=samples, generator=generator)
+    has_interval = len(next(iter(sums.values()))) > 1
+    return {name: estimate(value, has_interval=has_interval) for name, value in values.items()}
+
+
+def resample(
+    sums: Sums, statistics: Statistics, *, samples: int, generator: torch.Generator
+) -> dict[str, Float64[Tensor, " all_and_samples"]]:
+    """Each statistic on all documents, and then on every sample of documents; see ``bootstrap``.
+
+    The draws depend on the generator and the number of documents alone: what is measured on the same documents can be
+    drawn again together, sample by sample.
+    """
     n_documents = len(next(iter(sums.values())))
     total = statistics({name: each.sum(dim=0, keepdim=True) for name, each in sums.items()})
-    if n_documents < 2:
-        return {name: Estimate(_finite(value), None, None) for name, value in total.items()}
-    resampled: dict[str, list[Tensor]] = {name: [] for name in total}
+    values: dict[str, list[Tensor]] = {name: [value] for name, value in total.items()}
     part = max(1, _DRAWS_ELEMENTS // n_documents)
     for start in range(0, samples, part):
         counts = draw_documents(n_documents, min(part, samples - start), generator)
-        for name, values in statistics({name: _summed(each, counts) for name, each in sums.items()}).items():
-            resampled[name].append(values)
-    return {name: _estimate(total[name], torch.cat(values)) for name, values in resampled.items()}
+        for name, value in statistics({name: _summed(each, counts) for name, each in sums.items()}).items():
+            values[name].append(value)
+    return {name: torch.cat(found) for name, found in values.items()}
 
 
 def draw_documents(
@@ -63,13 +74,11 @@ def _summed(
     return (counts @ each.reshape(len(each), -1)).reshape(-1, *each.shape[1:])
 
 
-def _estimate(total: Float64[Tensor, "1"], resampled: Float64[Tensor, " samples"]) -> Estimate:
-    value = _finite(total)
-    if value is None or not bool(resampled.isfinite().all()):
+def estimate(values: Float64[Tensor, " all_and_samples"], *, has_interval: bool = True) -> Estimate:
+    """A statistic's value, and the interval that holds the middle 95% of its values on samples, if it is defined."""
+    value = float(values[0]) if bool(values[0].isfinite()) else None
+    resampled = values[1:]
+    if value is None or not has_interval or len(resampled) == 0 or not bool(resampled.isfinite().all()):
         return Estimate(value, None, None)
     low, high = resampled.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return Estimate(value, low, high)
-
-
-def _finite(total: Float64[Tensor, "1"]) -> float | None:
-    return float(total) if bool(total.isfinite()) else None

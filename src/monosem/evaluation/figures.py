@@ -1,4 +1,4 @@
-"""Figures of one run. The path's suffix decides the format: .png or .pdf."""
+"""Figures of a run, or of several. The path's suffix decides the format: .png, .svg or .pdf."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,9 +6,26 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from monosem.evaluation.bootstrap import Estimate, estimate
+from monosem.evaluation.comparison import METRICS, Comparison
 from monosem.evaluation.suite import Evaluation
 
 _BLUE, _GREY = "#2f6690", "#8a8f98"
+# Told apart with any colour vision (Okabe and Ito 2008), and by their marks on paper without colours.
+_CURVES = (
+    ("#0072b2", "o"),
+    ("#d55e00", "s"),
+    ("#009e73", "^"),
+    ("#cc79a7", "D"),
+    ("#e69f00", "v"),
+    ("#56b4e9", "P"),
+    ("#333333", "X"),
+    ("#8c6d31", "*"),
+)
+_LABELS = {
+    "normalized_mse": "Normalised MSE",
+    "cross_entropy_increase": "Increase of cross-entropy (nats)",
+}
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -20,6 +37,8 @@ _STYLE: dict[Any, Any] = {
     "grid.color": "#e4e6ea",
     "grid.linewidth": 0.6,
     "pdf.fonttype": 42,  # letters stay letters
+    "svg.fonttype": "none",
+    "svg.hashsalt": "monosem",  # the same figure is the same file
     "savefig.dpi": 200,
 }
 
@@ -83,3 +102,86 @@ def training_figure(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
         dead.set_xlabel("Tokens trained")
         figure.align_ylabels()
         figure.savefig(path)
+
+
+def comparison_figure(comparison: Comparison, path: Path) -> None:
+    """Draw both metrics of every curve against L0, log-log, and below them their ratios to the reference curve's.
+
+    Marks are runs, with 95% intervals; dashes between them are interpolated. Bands are 95% intervals of the ratios.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    curves = sorted(comparison.curves, key=lambda curve: curve != comparison.reference)
+    styles = {curve: _CURVES[number % len(_CURVES)] for number, curve in enumerate(curves)}
+    both_ways: dict[Any, Any] = {**_STYLE, "axes.grid.axis": "both"}
+    with rc_context(both_ways):
+        figure = Figure(figsize=(7.4, 6.0), layout="constrained")
+        axes = figure.subplots(2, 2, sharex=True, height_ratios=(3, 2))
+        for column, metric in enumerate(METRICS):
+            values, ratios = axes[0][column], axes[1][column]
+            for curve, (color, mark) in styles.items():
+                _draw_curve(values, comparison, curve, metric, color, mark)
+                _draw_ratio(ratios, comparison, curve, metric, color, mark)
+            values.set_yscale("log")
+            values.set_ylabel(_LABELS[metric])
+            ratios.set_yscale("log")
+            ratios.axhline(1, color=_GREY, linewidth=0.8)
+            ratios.set_ylabel(f"… as a multiple of {comparison.reference}")
+            ratios.set_xlabel("L0 (active latents a token)")
+            for each in (values, ratios):
+                _plain_log_ticks(each)
+        handles, labels = axes[0][0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)), frameon=False)
+        figure.supxlabel(
+            "Marks: runs, with 95% intervals over documents. Dashes: interpolated, linear in both logarithms. "
+            "Bands: 95% intervals of the ratio.",
+            fontsize=7,
+            color=_GREY,
+        )
+        undated: dict[str, Any] = {"metadata": {"Date": None}} if path.suffix == ".svg" else {}
+        figure.savefig(path, **undated)
+
+
+def _draw_curve(axes: Any, comparison: Comparison, curve: str, metric: str, color: str, mark: str) -> None:
+    measured = [run.measured for run in comparison.runs if run.curve == curve]
+    points = [(float(run.l0[0]), estimate(run.metrics[metric])) for run in measured]
+    drawn = [(l0, found) for l0, found in points if found.value is not None and found.value > 0]
+    l0, values = [place for place, _ in drawn], [found.value for _, found in drawn]
+    axes.plot(l0, values, color=color, linewidth=1, linestyle=(0, (4, 2)), zorder=3)
+    bars = [[_reach(found, end) for _, found in drawn] for end in ("low", "high")]
+    axes.errorbar(
+        l0, values, yerr=bars, fmt=mark, color=color, markersize=4, elinewidth=0.7, capsize=0, label=curve, zorder=4
+    )
+    axes.set_xscale("log", base=2)
+
+
+def _reach(found: Estimate, end: str) -> float:
+    """How far an interval reaches from its value."""
+    value, bound = found.value, getattr(found, end)
+    return 0.0 if value is None or bound is None else max(0.0, value - bound if end == "low" else bound - value)
+
+
+def _draw_ratio(axes: Any, comparison: Comparison, curve: str, metric: str, color: str, mark: str) -> None:
+    points = [each for each in comparison.between if each.curve == curve and each.metric == metric]
+    points = [each for each in points if each.ratio.value is not None]
+    if curve == comparison.reference or not points:
+        return
+    l0 = [each.l0 for each in points]
+    ratios = [each.ratio.value for each in points]
+    axes.plot(l0, ratios, color=color, linewidth=1, linestyle=(0, (4, 2)), marker=mark, markersize=3, zorder=3)
+    band = [(each.l0, each.ratio.low, each.ratio.high) for each in points if each.ratio.low is not None]
+    if band:
+        axes.fill_between(*zip(*band, strict=True), color=color, alpha=0.18, linewidth=0)
+
+
+def _plain_log_ticks(axes: Any) -> None:
+    """Numbers as they are read, and enough of them on an axis of less than a decade."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    low, high = axes.get_ylim()
+    subs = (1, 2, 5) if high / low > 20 else (1, 2, 3, 5, 7) if high / low > 3 else (1, 1.2, 1.5, 2, 3, 4, 5, 7)
+    axes.yaxis.set_major_locator(LogLocator(subs=subs))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())

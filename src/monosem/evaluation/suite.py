@@ -13,6 +13,7 @@ from monosem.errors import UserError
 from monosem.evaluation import density, downstream, examples, reconstruction
 from monosem.evaluation.bootstrap import Estimate, Sums, bootstrap
 from monosem.evaluation.density import DensityHistogram, Firing
+from monosem.evaluation.document_sums import DocumentSums
 from monosem.evaluation.examples import Examples, TopContexts
 from monosem.evaluation.sample import Sample, take_sample, with_successor
 from monosem.randomness import derive_generator
@@ -70,9 +71,10 @@ class Evaluation:
     """By name; cross-entropies and KL in nats a token, shares as fractions."""
     density: DensityHistogram
     examples: Examples
+    document_sums: DocumentSums
 
     def to_dict(self) -> dict[str, Any]:
-        """What stands in eval.json: all but the examples."""
+        """What stands in eval.json: all but the examples and the documents' sums."""
         told = ("subject", "hookpoint", "context_length", "n_latents", "tokens", "documents")
         return {
             "format_version": FORMAT_VERSION,
@@ -140,6 +142,7 @@ def evaluate_autoencoder(
         | estimates(downstream.downstream_statistics, losses),
         density=density.density_histogram(firing, read_from.tokens),
         examples=Examples(*contexts, density.density(firing, read_from.tokens).float()),
+        document_sums=DocumentSums(sums, losses),
     )
 
 

@@ -1,12 +1,14 @@
 """The complete configuration of a run: every part's own, side by side."""
 
+import dataclasses
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from monosem.errors import UserError
 from monosem.evaluation.suite import EvaluationConfig
 from monosem.runlog import LogConfig
-from monosem.sae.architectures import ARCHITECTURES, require_architecture
+from monosem.sae.architectures import ARCHITECTURES, own_settings, require_architecture, require_known, require_used
 from monosem.sae.autoencoder import AutoencoderConfig
 from monosem.sae.initialise import InitialiseConfig
 from monosem.subject.model import SubjectConfig
@@ -46,6 +48,73 @@ class RunConfig:
     def text_limit(self) -> int | None:
         """How many training tokens of the text to take; None: all of it, as always with the bundled corpus."""
         return text_limit(self.text, self.training.tokens, self.evaluation.eval_tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontierConfig(RunConfig):
+    """A grid of runs that share a subject, a hookpoint and a stream of activations; the rest is as in each run.
+
+    An architecture is trained at every ``l0`` with every ``n_latents``: by k where it has one, else by ``target_l0``.
+    Settings of ``autoencoder`` that only some architectures use go to these.
+    """
+
+    architectures: tuple[str, ...] = ("topk", "batch_topk", "jumprelu", "gated", "prolu", "relu")
+    """Names of architectures."""
+    l0: tuple[int, ...] = (8, 16, 32, 64, 128)
+    """Active latents a token."""
+    sizes: tuple[int, ...] = (4096,)
+    """Numbers of latents."""
+    together: int = 5
+    """Autoencoders trained side by side, from one pass of the subject: as many as memory holds."""
+
+    def __post_init__(self) -> None:
+        for name in ("architectures", "l0", "sizes"):
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values):
+                raise UserError(f"{name}={list(values)} is empty or names a value twice; give each once.")
+        if self.together < 1:
+            raise UserError(f"together={self.together} is below 1; train at least one at a time.")
+        for name, grid in (("n_latents", "sizes"), ("k", "l0"), ("architecture", "architectures")):
+            if (value := getattr(self.autoencoder, name)) != getattr(AutoencoderConfig(), name):
+                raise UserError(f"{name}={value} would not be used: a frontier's are in {grid}; leave it out.")
+        for name in ("sparsity_coefficient", "target_l0"):
+            if (value := getattr(self.training, name)) is not None:
+                raise UserError(f"{name}={value} would not be used: a frontier's targets are in l0; leave it out.")
+        require_used(self.autoencoder, self.architectures)
+        self.runs()  # each validates itself
+
+    def runs(self) -> list[RunConfig]:
+        """The grid's runs, an architecture after the other, each in a directory inside ``out``."""
+        grid = itertools.product(self.architectures, self.sizes, self.l0)
+        return [self._run(*place) for place in grid]
+
+    def _run(self, architecture: str, n_latents: int, l0: int) -> RunConfig:
+        require_known(architecture)
+        own = own_settings(self.autoencoder, architecture)
+        training, has_penalty = self.training, ARCHITECTURES[architecture].has_penalty
+        if has_penalty:
+            unused = {name: getattr(TrainingConfig(), name) for name in ("aux_coefficient", "k_aux", "aux_share")}
+            training = dataclasses.replace(training, target_l0=float(l0), **unused)
+        else:
+            own["k"] = l0
+        autoencoder = AutoencoderConfig(
+            architecture=architecture,
+            n_latents=n_latents,
+            preprocess=self.autoencoder.preprocess,
+            encoder_bias=self.autoencoder.encoder_bias,
+            **own,
+        )
+        return RunConfig(
+            out=self.out / f"{architecture}-{n_latents}-{l0}",
+            activations=self.activations,
+            subject=self.subject,
+            text=self.text,
+            autoencoder=autoencoder,
+            initialise=self.initialise,
+            training=training,
+            evaluation=self.evaluation,
+            log=self.log,
+        )
 
 
 def text_limit(text: TextConfig, training_tokens: int, eval_tokens: int) -> int | None:

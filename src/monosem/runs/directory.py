@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from monosem.config import load_toml, to_toml
 from monosem.errors import UserError
@@ -21,6 +22,7 @@ CHECKPOINTS = "checkpoints"
 AUTOENCODER = "sae"
 EVALUATION = "eval.json"
 EXAMPLES = "examples.safetensors"
+DOCUMENT_SUMS = "document_sums.safetensors"
 FIGURES = "figures"
 HOOKPOINTS = "hookpoints.json"
 
@@ -31,6 +33,7 @@ _OWN = (
     AUTOENCODER,
     EVALUATION,
     EXAMPLES,
+    DOCUMENT_SUMS,
     FIGURES,
     HOOKPOINTS,
     "tensorboard",
@@ -70,7 +73,7 @@ def prepare_directory(out: Path, *, overwrite: bool) -> None:
 
 
 def _remove_run(directory: Path) -> None:
-    for inside in _hookpoint_directories(directory):
+    for inside in hookpoint_directories(directory):
         if inside.is_dir():
             _remove_run(inside)
             if not any(inside.iterdir()):
@@ -83,7 +86,7 @@ def _remove_run(directory: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _hookpoint_directories(out: Path) -> list[Path]:
+def hookpoint_directories(out: Path) -> list[Path]:
     """The runs inside the directory of a job with several hookpoints; none in that of a single run."""
     try:
         names = json.loads((out / HOOKPOINTS).read_bytes())
@@ -92,32 +95,46 @@ def _hookpoint_directories(out: Path) -> list[Path]:
     return [out / name for name in names if Path(name).name == name != ".."]
 
 
-def run_configs(config: RunConfig, hookpoints: Sequence[str]) -> dict[str, RunConfig]:
+class PlannedRun(NamedTuple):
+    """A single run of a job: at which hookpoint, and with a configuration of its own."""
+
+    hookpoint: str
+    config: RunConfig
+
+
+def plan_runs(config: RunConfig, hookpoints: Sequence[str]) -> list[PlannedRun]:
     """Each hookpoint's own run: the configuration as it is, or of several one for each, in a directory inside ``out``.
 
     Args:
         hookpoints: in the order of ``config.activations`` where these are given.
     """
     if len(hookpoints) == 1:
-        return {hookpoints[0]: config}
-    configs: dict[str, RunConfig] = {}
+        return [PlannedRun(hookpoints[0], config)]
+    planned: list[PlannedRun] = []
     for index, hookpoint in enumerate(hookpoints):
         out = config.out / hookpoint.replace(":", "-")
         if config.activations:
-            configs[hookpoint] = dataclasses.replace(config, out=out, activations=(config.activations[index],))
+            own = dataclasses.replace(config, out=out, activations=(config.activations[index],))
         else:
             subject = dataclasses.replace(config.subject, hookpoint=(hookpoint,))
-            configs[hookpoint] = dataclasses.replace(config, out=out, subject=subject)
-    return configs
+            own = dataclasses.replace(config, out=out, subject=subject)
+        planned.append(PlannedRun(hookpoint, own))
+    return planned
 
 
-def write_configs(config: RunConfig, runs: Sequence[RunConfig]) -> None:
+def write_configs(config: RunConfig, planned: Sequence[PlannedRun]) -> None:
     """Write the job's configuration, and those of its runs where there are several."""
+    runs = [run.config for run in planned]
     if len(runs) > 1:
         names = [run.out.name for run in runs]
         write_atomically(config.out / HOOKPOINTS, (json.dumps(names, indent=1) + "\n").encode())
     for each in dict.fromkeys((config, *runs)):
-        write_atomically(each.out / CONFIG, to_toml(each).encode())
+        write_config(each)
+
+
+def write_config(config: RunConfig) -> None:
+    """Write a run's configuration into its directory."""
+    write_atomically(config.out / CONFIG, to_toml(config).encode())
 
 
 def read_config(run: Path) -> RunConfig:
@@ -138,6 +155,6 @@ def read_run(run: Path) -> RunConfig:
         UserError: there is none, or the directory holds the runs of several hookpoints.
     """
     config = read_config(run)
-    if inside := _hookpoint_directories(run):
+    if inside := hookpoint_directories(run):
         raise UserError(f"{run} holds the runs of several hookpoints; name one of: {', '.join(map(str, inside))}.")
     return config

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from monosem.errors import UserError
+from monosem.evaluation.document_sums import save_document_sums
 from monosem.evaluation.examples import save_examples
 from monosem.evaluation.figures import firing_density_figure, training_figure
 from monosem.evaluation.suite import Evaluation, EvaluationConfig, evaluate_autoencoder
@@ -15,7 +16,7 @@ from monosem.files import write_atomically
 from monosem.runlog import ProgressLine, read_json_lines
 from monosem.runs.config import RunConfig
 from monosem.runs.console import default_console
-from monosem.runs.directory import EVALUATION, EXAMPLES, FIGURES, METRICS, read_run
+from monosem.runs.directory import DOCUMENT_SUMS, EVALUATION, EXAMPLES, FIGURES, METRICS, read_run
 from monosem.runs.inputs import open_held_out, open_text
 from monosem.sae.storage import load_autoencoder
 from monosem.subject.loading import load_subject
@@ -77,13 +78,17 @@ def evaluate_inputs(config: RunConfig, subject: SubjectModel, text: TokenizedTex
 
 
 def write_evaluation(evaluation: Evaluation, text: str, directory: Path) -> None:
-    """Write eval.json, the strongest contexts and the figures. ``text`` is the fingerprint of the text."""
-    record = {**evaluation.to_dict(), "text": text}
-    write_atomically(directory / EVALUATION, (json.dumps(record, indent=2) + "\n").encode())
+    """Write eval.json, the documents' sums, the strongest contexts and the figures.
+
+    ``text`` is the fingerprint of the text. eval.json comes last: where it stands, the others do too.
+    """
     save_examples(evaluation.examples, directory / EXAMPLES)
+    save_document_sums(evaluation.document_sums, directory / DOCUMENT_SUMS)
     figures = directory / FIGURES
     figures.mkdir(exist_ok=True)
     firing_density_figure(evaluation, figures / "firing_density.png")
     metrics = read_json_lines(directory / METRICS) if (directory / METRICS).exists() else []
     if metrics:
         training_figure(metrics, figures / "training.png")
+    record = {**evaluation.to_dict(), "text": text}
+    write_atomically(directory / EVALUATION, (json.dumps(record, indent=2) + "\n").encode())

@@ -1,7 +1,7 @@
 """Training, from a configuration to a run's directory; and going on after an interruption."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,18 +12,12 @@ from monosem.evaluation.suite import Evaluation
 from monosem.runlog import ProgressLine, require_packages
 from monosem.runs.config import RunConfig
 from monosem.runs.console import default_console
-from monosem.runs.directory import (
-    prepare_directory,
-    read_config,
-    require_no_run,
-    run_configs,
-    write_configs,
-)
+from monosem.runs.directory import plan_runs, prepare_directory, read_config, require_no_run, write_configs
 from monosem.runs.evaluate import evaluate_inputs
 from monosem.runs.hookpoint_run import HookpointRun
 from monosem.runs.inputs import Inputs, open_inputs
 from monosem.runs.interruption import Interruption
-from monosem.runs.trainers import new_trainers, newest_common_checkpoint, resumed_run
+from monosem.runs.trainers import begun_runs, continued_runs, new_trainers
 from monosem.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -33,8 +27,8 @@ if TYPE_CHECKING:
 class Interrupted(KeyboardInterrupt):
     """Training was asked to stop by a signal, and did so with a checkpoint."""
 
-    def __init__(self, signal_number: int, out: Path) -> None:
-        super().__init__(f"after a checkpoint; go on with: monosem train --resume {out}")
+    def __init__(self, signal_number: int, how_to_go_on: str) -> None:
+        super().__init__(f"after a checkpoint; go on with: {how_to_go_on}")
         self.signal_number = signal_number
 
 
@@ -64,13 +58,13 @@ def train(config: RunConfig, *, overwrite: bool = False, console: "Console | Non
     if not overwrite:
         require_no_run(config.out)  # before anything that takes long; and nothing is removed before all is well
     inputs = open_inputs(config, console)
-    configs = run_configs(config, inputs.hookpoints)
-    trainers = new_trainers(configs, inputs)
+    planned = plan_runs(config, inputs.hookpoints)
+    trainers = new_trainers(planned, inputs)
     prepare_directory(config.out, overwrite=overwrite)
-    for run in configs.values():
-        prepare_directory(run.out, overwrite=False)
-    write_configs(config, list(configs.values()))
-    return _run(config, inputs, _begun_runs(configs, trainers, inputs), console)
+    for run in planned:
+        prepare_directory(run.config.out, overwrite=False)
+    write_configs(config, planned)
+    return _train_and_evaluate(config, inputs, begun_runs(trainers, inputs), console)
 
 
 def resume(out: Path, *, console: "Console | None" = None) -> list[TrainedRun]:
@@ -84,46 +78,61 @@ def resume(out: Path, *, console: "Console | None" = None) -> list[TrainedRun]:
     config = dataclasses.replace(read_config(out), out=out)  # it may have been moved since
     require_packages(config.log)
     inputs = open_inputs(config, console)
-    configs = run_configs(config, inputs.hookpoints)
-    checkpoint = newest_common_checkpoint([run.out for run in configs.values()])
-    if checkpoint is None:
-        return _run(config, inputs, _begun_runs(configs, new_trainers(configs, inputs), inputs), console)
-    runs = (resumed_run(run, inputs, hookpoint, checkpoint) for hookpoint, run in configs.items())
-    return _run(config, inputs, runs, console)
+    planned = plan_runs(config, inputs.hookpoints)
+    return _train_and_evaluate(config, inputs, continued_runs(planned, inputs), console)
 
 
-def _begun_runs(
-    configs: Mapping[str, RunConfig], trainers: Mapping[str, Trainer], inputs: Inputs
-) -> Iterable[HookpointRun]:
-    return (HookpointRun(run, name, trainers[name], inputs.extent) for name, run in configs.items())
+def _train_and_evaluate(
+    config: RunConfig, inputs: Inputs, opening: Iterable[HookpointRun], console: "Console"
+) -> list[TrainedRun]:
+    runs = train_side_by_side(inputs, opening, console, how_to_go_on=f"monosem train --resume {config.out}")
+    return [TrainedRun(run.out, evaluate_inputs(run, inputs.subject, inputs.text, console)) for run in runs]
 
 
-def _run(config: RunConfig, inputs: Inputs, opening: Iterable[HookpointRun], console: "Console") -> list[TrainedRun]:
-    """Train, save and evaluate runs that are opened one by one, and closed whatever happens."""
+def train_side_by_side(
+    inputs: Inputs, opening: Iterable[HookpointRun], console: "Console", *, how_to_go_on: str
+) -> list[RunConfig]:
+    """Train runs from one stream of batches, and save their autoencoders: each as it would be trained alone.
+
+    Args:
+        opening: runs of the same batch size, budget, seed and shuffle, as many steps on; opened one by one, and closed
+            whatever happens.
+
+    Returns:
+        The runs' configurations.
+
+    Raises:
+        Interrupted: a signal asked to stop; a checkpoint of every run holds what was done.
+        UserError: too many batches in a row were not finite.
+    """
     with ExitStack() as stack:
         runs = [stack.enter_context(run) for run in opening]
-        _describe(config, inputs, runs, console)
-        _train_all(config, inputs, runs, console)
+        _describe(inputs, runs, console)
+        _serve_batches(inputs, runs, console, how_to_go_on)
         for run in runs:
             run.save_autoencoder()
-    return [
-        TrainedRun(run.config.out, evaluate_inputs(run.config, inputs.subject, inputs.text, console)) for run in runs
-    ]
+    return [run.config for run in runs]
 
 
-def _describe(config: RunConfig, inputs: Inputs, runs: Sequence[HookpointRun], console: "Console") -> None:
-    trainer, sae = runs[0].trainer, runs[0].trainer.sae
-    console.print(
-        f"Subject: {inputs.subject.name} on {inputs.subject.device}, reading {', '.join(inputs.hookpoints)}\n"
-        f"Autoencoder: {config.autoencoder.architecture}, n_latents {sae.n_latents:,}, {_sparsity(trainer)}, "
+def _describe(inputs: Inputs, runs: Sequence[HookpointRun], console: "Console") -> None:
+    def say(words: str) -> None:
+        console.print(words, markup=False, highlight=False, soft_wrap=True)
+
+    hookpoints = dict.fromkeys(run.hookpoint for run in runs)
+    say(f"Subject: {inputs.subject.name} on {inputs.subject.device}, reading {', '.join(hookpoints)}")
+    for described in dict.fromkeys(_describe_trainer(run.trainer) for run in runs):
+        say(described)
+    if runs[0].trainer.progress.batches:
+        say(f"Going on after {runs[0].trainer.tokens:,} tokens")
+
+
+def _describe_trainer(trainer: Trainer) -> str:
+    sae = trainer.sae
+    return (
+        f"Autoencoder: {sae.config.architecture}, n_latents {sae.n_latents:,}, {_sparsity(trainer)}, "
         f"d_model {sae.d_model}; learning rate {trainer.learning_rate:.2e} "
-        f"after {trainer.warmup_tokens:,} tokens of warm-up, dead after {trainer.settings.dead_tokens:,} tokens",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
+        f"after {trainer.warmup_tokens:,} tokens of warm-up, dead after {trainer.settings.dead_tokens:,} tokens"
     )
-    if trainer.progress.batches:
-        console.print(f"Going on after {trainer.tokens:,} tokens", highlight=False)
 
 
 def _sparsity(trainer: Trainer) -> str:
@@ -135,9 +144,9 @@ def _sparsity(trainer: Trainer) -> str:
     return f"sparsity coefficient {trainer.config.sparsity_coefficient:g}"
 
 
-def _train_all(config: RunConfig, inputs: Inputs, runs: Sequence[HookpointRun], console: "Console") -> None:
+def _serve_batches(inputs: Inputs, runs: Sequence[HookpointRun], console: "Console", how_to_go_on: str) -> None:
     """Serve every batch to every run until the budget is spent or a signal comes."""
-    training, first = config.training, runs[0].trainer.progress.batches
+    training, first = runs[0].trainer.config, runs[0].trainer.progress.batches
     total = training.steps * training.batch_size
     with (
         Interruption() as interruption,
@@ -156,13 +165,17 @@ def _train_all(config: RunConfig, inputs: Inputs, runs: Sequence[HookpointRun], 
             line.update(runs[0].trainer.tokens, runs[0].news())
             reports = [_report_bad_batch(run, batch, inputs, console) for run in bad]
             is_last = index + 1 == training.steps
-            too_many = max(run.trainer.progress.bad_in_a_row for run in runs) >= training.max_bad_batches
-            if is_last or too_many or interruption.received or runs[0].checkpoint_due():
+            given_up = [
+                _too_many_bad_batches(run.config, report)
+                for run, report in zip(bad, reports, strict=True)
+                if run.trainer.progress.bad_in_a_row >= training.max_bad_batches
+            ]
+            if is_last or given_up or interruption.received or runs[0].checkpoint_due():
                 _save_checkpoints(runs)
-            if too_many:
-                raise UserError(_too_many_bad_batches(config, reports[-1]))
+            if given_up:
+                raise UserError(given_up[0])
             if interruption.received:
-                raise Interrupted(interruption.received, config.out)
+                raise Interrupted(interruption.received, how_to_go_on)
 
 
 def _save_checkpoints(runs: Sequence[HookpointRun]) -> None:

@@ -1,7 +1,7 @@
 """The trainers of a job's hookpoints: new ones that start from a sample, or as a checkpoint left them."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from monosem.errors import UserError
 from monosem.randomness import derive_generator
 from monosem.runs.config import RunConfig
-from monosem.runs.directory import CHECKPOINTS
+from monosem.runs.directory import CHECKPOINTS, PlannedRun
 from monosem.runs.hookpoint_run import HookpointRun
 from monosem.runs.inputs import Inputs
 from monosem.sae.architectures import new_autoencoder
@@ -26,48 +26,67 @@ from monosem.training.trainer import Trainer, sample_variance
 SAMPLE_TOKENS = 32_768
 
 
-def new_trainers(configs: Mapping[str, RunConfig], inputs: Inputs) -> dict[str, Trainer]:
-    """A trainer at its start for each hookpoint, all from one sample of the activations.
+def new_trainers(planned: Sequence[PlannedRun], inputs: Inputs) -> list[tuple[PlannedRun, Trainer]]:
+    """A trainer at its start for each run, all from one sample of the activations.
 
     Raises:
         UserError: no activation is finite, or the saved autoencoder to start from is missing or of another shape.
     """
-    samples = _initial_samples(next(iter(configs.values())), inputs)
-    trainers: dict[str, Trainer] = {}
-    for hookpoint, config in configs.items():
-        sae, sample = _empty_autoencoder(config, inputs, hookpoint), samples.pop(hookpoint)
-        _start(sae, sample, config)
-        trainers[hookpoint] = Trainer(sae, config.training, sample_variance(sample))
+    rows = min(
+        SAMPLE_TOKENS, min(run.config.training.shuffle_batches * run.config.training.batch_size for run in planned)
+    )
+    raw = inputs.source.rows(0, rows).activations
+    trainers: list[tuple[PlannedRun, Trainer]] = []
+    for run in planned:
+        sae, sample = _empty_autoencoder(run, inputs), _initial_sample(run, raw[run.hookpoint], inputs)
+        _start(sae, sample, run.config)
+        trainers.append((run, Trainer(sae, run.config.training, sample_variance(sample))))
     return trainers
 
 
-def _empty_autoencoder(config: RunConfig, inputs: Inputs, hookpoint: str) -> Autoencoder:
-    sae = new_autoencoder(config.autoencoder, inputs.source.widths[hookpoint])
+def begun_runs(trainers: Iterable[tuple[PlannedRun, Trainer]], inputs: Inputs) -> Iterator[HookpointRun]:
+    """Runs at their start."""
+    return (HookpointRun(run.config, run.hookpoint, trainer, inputs.extent) for run, trainer in trainers)
+
+
+def continued_runs(planned: Sequence[PlannedRun], inputs: Inputs) -> Iterator[HookpointRun]:
+    """Runs as the newest checkpoint that all have left them, or where there is none, at their start.
+
+    Raises:
+        UserError: as ``new_trainers`` or ``resumed_run`` says.
+    """
+    checkpoint = newest_common_checkpoint([run.config.out for run in planned])
+    if checkpoint is None:
+        return begun_runs(new_trainers(planned, inputs), inputs)
+    return (resumed_run(run, inputs, checkpoint) for run in planned)
+
+
+def _empty_autoencoder(run: PlannedRun, inputs: Inputs) -> Autoencoder:
+    sae = new_autoencoder(run.config.autoencoder, inputs.source.widths[run.hookpoint])
     sae.provenance = Provenance(
         model=inputs.subject.name,
         revision=inputs.subject.revision,
-        hookpoint=hookpoint,
-        context_length=config.subject.context_length,
+        hookpoint=run.hookpoint,
+        context_length=run.config.subject.context_length,
     )
     return sae.to(inputs.subject.device)
 
 
-def _initial_samples(config: RunConfig, inputs: Inputs) -> dict[str, Float[Tensor, "tokens _"]]:
-    """The first rows of each hookpoint, preprocessed; those that are not finite are left out.
+def _initial_sample(
+    run: PlannedRun, raw: Float[Tensor, "tokens d_model"], inputs: Inputs
+) -> Float[Tensor, "finite d_model"]:
+    """The first rows, preprocessed; those that are not finite are left out.
 
     Raises:
         UserError: none is finite.
     """
-    rows = min(SAMPLE_TOKENS, config.training.shuffle_batches * config.training.batch_size)
-    samples: dict[str, Tensor] = {}
-    for hookpoint, raw in inputs.source.rows(0, rows).activations.items():
-        x = preprocess(raw.to(inputs.subject.device), config.autoencoder.preprocess).x
-        samples[hookpoint] = x[x.isfinite().all(dim=1)]
-        if len(samples[hookpoint]) == 0:
-            raise UserError(
-                f"None of the first {rows:,} activations at {hookpoint} is finite; run the subject in float32."
-            )
-    return samples
+    x = preprocess(raw.to(inputs.subject.device), run.config.autoencoder.preprocess).x
+    finite = x[x.isfinite().all(dim=1)]
+    if len(finite) == 0:
+        raise UserError(
+            f"None of the first {len(raw):,} activations at {run.hookpoint} is finite; run the subject in float32."
+        )
+    return finite
 
 
 def _start(sae: Autoencoder, sample: Float[Tensor, "tokens d_model"], config: RunConfig) -> None:
@@ -94,13 +113,13 @@ def newest_common_checkpoint(directories: Sequence[Path]) -> str | None:
     return common[-1] if common else None
 
 
-def resumed_run(config: RunConfig, inputs: Inputs, hookpoint: str, checkpoint: str) -> HookpointRun:
-    """A hookpoint's run as a checkpoint left it; later ones, which not all runs of the job have, are removed.
+def resumed_run(run: PlannedRun, inputs: Inputs, checkpoint: str) -> HookpointRun:
+    """A run as a checkpoint left it; later ones, which not all runs of the job have, are removed.
 
     Raises:
         UserError: the checkpoint is damaged, newer than this version, or does not fit the configuration or the data.
     """
-    path = config.out / CHECKPOINTS / checkpoint
+    config, path = run.config, run.config.out / CHECKPOINTS / checkpoint
     saved = load_checkpoint(path)
     for name, before in saved.record["extent"].items():
         if inputs.extent.get(name) != before:
@@ -108,7 +127,7 @@ def resumed_run(config: RunConfig, inputs: Inputs, hookpoint: str, checkpoint: s
                 f"The data of {config.out} are not what they were: {before:,} {name} when {path.name} was written, "
                 f"{inputs.extent.get(name, 0):,} now; restore them to go on, or start a new run."
             )
-    sae = _empty_autoencoder(config, inputs, hookpoint)
+    sae = _empty_autoencoder(run, inputs)
     for name, parameter in sae.named_parameters():
         if (shape := saved.states["weights"][name].shape) != parameter.shape:
             raise UserError(
@@ -120,4 +139,4 @@ def resumed_run(config: RunConfig, inputs: Inputs, hookpoint: str, checkpoint: s
     found = checkpoints(path.parent)
     for newer in found[found.index(path) + 1 :]:
         shutil.rmtree(newer)
-    return HookpointRun(config, hookpoint, trainer, inputs.extent, saved)
+    return HookpointRun(config, run.hookpoint, trainer, inputs.extent, saved)

@@ -1,7 +1,8 @@
 """The architectures by name. A new one is a class and a line here; the contract tests find it."""
 
 import difflib
-from dataclasses import fields
+from collections.abc import Sequence
+from typing import Any
 
 from monosem.errors import UserError
 from monosem.sae.autoencoder import Autoencoder, AutoencoderConfig
@@ -19,26 +20,50 @@ ARCHITECTURES: dict[str, type[Autoencoder]] = {
 }
 
 
-def require_architecture(config: AutoencoderConfig) -> None:
-    """Refuse an architecture that is not in ARCHITECTURES, and settings that do not fit it.
+def require_known(name: str) -> None:
+    """Refuse a name that is not in ARCHITECTURES.
 
     Raises:
-        UserError: it is unknown (names the known ones and a near match), or a setting is too large or of another's.
+        UserError: names the known ones and a near match.
     """
-    name = config.architecture
     if name not in ARCHITECTURES:
         near = difflib.get_close_matches(name, ARCHITECTURES, n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise UserError(f"Unknown architecture '{name}'. Known: {', '.join(sorted(ARCHITECTURES))}.{hint}")
-    if "k" in ARCHITECTURES[name].settings and config.k > config.n_latents:
+
+
+def require_architecture(config: AutoencoderConfig) -> None:
+    """Refuse an architecture that is not in ARCHITECTURES, and settings that do not fit it.
+
+    Raises:
+        UserError: it is unknown, or a setting is too large or of another's.
+    """
+    require_known(config.architecture)
+    if "k" in ARCHITECTURES[config.architecture].settings and config.k > config.n_latents:
         raise UserError(f"k={config.k} exceeds n_latents={config.n_latents}; lower k or raise n_latents.")
+    require_used(config, (config.architecture,))
+
+
+def require_used(config: AutoencoderConfig, architectures: Sequence[str]) -> None:
+    """Refuse settings that none of these architectures uses.
+
+    Raises:
+        UserError: names the setting and who uses it.
+    """
+    used = frozenset[str]().union(*(ARCHITECTURES[name].settings for name in architectures))
     of_some = frozenset[str]().union(*(architecture.settings for architecture in ARCHITECTURES.values()))
-    defaults = {field.name: field.default for field in fields(config)}
-    for setting in sorted(of_some - ARCHITECTURES[name].settings):
-        if (value := getattr(config, setting)) != defaults[setting]:
+    defaults = AutoencoderConfig()
+    for setting in sorted(of_some - used):
+        if (value := getattr(config, setting)) != getattr(defaults, setting):
             users = sorted(other for other, its in ARCHITECTURES.items() if setting in its.settings)
-            who = f"architecture '{name}', only by {', '.join(users)}"
+            names = ", ".join(f"'{name}'" for name in architectures)
+            who = f"architecture {names}, only by {', '.join(users)}"
             raise UserError(f"{setting}={value} would not be used by {who}; leave it out.")
+
+
+def own_settings(config: AutoencoderConfig, architecture: str) -> dict[str, Any]:
+    """Those of the settings that are this architecture's own."""
+    return {name: getattr(config, name) for name in ARCHITECTURES[architecture].settings}
 
 
 def new_autoencoder(config: AutoencoderConfig, d_model: int) -> Autoencoder:

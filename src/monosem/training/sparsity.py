@@ -17,11 +17,11 @@ class SparsityControl:
     """λ from step to step.
 
     Towards a target L0, a proportional-integral controller on logarithms: with the error e = log(L0 / target), kept
-    within ±1, L0 being a running mean over about ten batches, each step multiplies λ by exp(0.01 · e + 2 · Δe). L0 takes
-    some hundred steps to follow λ: a wrong λ grows or shrinks by 1% a step, and is drawn back by up to e² while L0 comes
-    near. On the bundled subject (4,096 latents, target 32) λ of every architecture is all but constant after 200 steps,
-    and L0 within a tenth of the target after 500, without overshooting. (Twice the integral part had JumpReLU's L0,
-    whose thresholds move slowly, swing between 25 and 39 for a thousand steps.)
+    within ±1, L0 being a running mean over about ten batches, each step multiplies λ by exp(0.01 · e + 2 · Δe). L0
+    takes some hundred steps to follow λ: a wrong λ grows or shrinks by 1% a step, and is drawn back by up to e² while
+    L0 comes near. On the bundled subject (4,096 latents, target 32) λ of every architecture is all but constant after
+    200 steps, and L0 within a tenth of the target after 500, without overshooting. (Twice the integral part had
+    JumpReLU's L0, whose thresholds move slowly, swing between 25 and 39 for a thousand steps.)
     """
 
     target_l0: float | None

@@ -1,0 +1,83 @@
+"""A frontier: a grid of architectures, sparsities and sizes trained from one stream of activations, and compared."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from monosem.errors import UserError
+from monosem.evaluation.comparison import Comparison
+from monosem.runlog import require_packages
+from monosem.runs.compare import compare
+from monosem.runs.config import FrontierConfig, RunConfig
+from monosem.runs.console import default_console
+from monosem.runs.directory import (
+    AUTOENCODER,
+    CONFIG,
+    EVALUATION,
+    PlannedRun,
+    prepare_directory,
+    read_config,
+    write_config,
+)
+from monosem.runs.evaluate import evaluate_inputs
+from monosem.runs.inputs import Inputs, open_inputs
+from monosem.runs.train import train_side_by_side
+from monosem.runs.trainers import continued_runs
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def frontier(config: FrontierConfig, *, overwrite: bool = False, console: "Console | None" = None) -> Comparison:
+    """Train and evaluate what is missing of the grid, and compare all of it; the same call goes on where one stopped.
+
+    The comparison is written into ``config.out``, the runs into directories inside it.
+
+    Args:
+        overwrite: replace what is there of the grid's runs instead of going on with them.
+
+    Raises:
+        UserError: the configuration or anything it names does not work, or a run of another configuration lies there.
+        Interrupted: a signal asked to stop; a checkpoint holds what was done.
+    """
+    console = console or default_console()
+    require_packages(config.log)
+    planned = config.runs()
+    _prepare(planned, overwrite=overwrite)
+    missing = [run for run in planned if not (run.out / EVALUATION).exists()]
+    if missing:
+        inputs = open_inputs(config, console)
+        if len(inputs.hookpoints) > 1:
+            raise UserError(f"A frontier has one hookpoint, not {', '.join(inputs.hookpoints)}; give one.")
+        groups = [missing[start : start + config.together] for start in range(0, len(missing), config.together)]
+        for number, group in enumerate(groups, start=1):
+            names = ", ".join(run.out.name for run in group)
+            console.print(f"Group {number} of {len(groups)}: {names}", highlight=False, soft_wrap=True)
+            _train_and_evaluate(group, inputs, console)
+    return compare([run.out for run in planned], config.out)
+
+
+def _prepare(runs: Sequence[RunConfig], *, overwrite: bool) -> None:
+    """Make the runs' directories, or find them as an earlier call left them.
+
+    Raises:
+        UserError: one holds a run of another configuration.
+    """
+    for run in runs:
+        if overwrite or not (run.out / CONFIG).exists():
+            prepare_directory(run.out, overwrite=overwrite)
+            write_config(run)
+        elif read_config(run.out) != run:
+            raise UserError(
+                f"{run.out} holds a run of another configuration; choose another --out, or replace it by --overwrite."
+            )
+
+
+def _train_and_evaluate(group: Sequence[RunConfig], inputs: Inputs, console: "Console") -> None:
+    """Train those without an autoencoder side by side, then evaluate all."""
+    (hookpoint,) = inputs.hookpoints
+    untrained = [PlannedRun(hookpoint, run) for run in group if not (run.out / AUTOENCODER).exists()]
+    if untrained:
+        opening = continued_runs(untrained, inputs)
+        train_side_by_side(inputs, opening, console, how_to_go_on="the same command")
+    for run in group:
+        evaluate_inputs(run, inputs.subject, inputs.text, console)
