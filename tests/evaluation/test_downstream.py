@@ -17,7 +17,7 @@ from monosem.evaluation.downstream import (
     new_downstream_sums,
     replacements,
 )
-from monosem.sae.autoencoder import Autoencoder
+from monosem.sae.autoencoder import Autoencoder, Site
 from monosem.subject.blocks import Blocks
 from monosem.subject.model import SubjectModel
 
@@ -43,7 +43,7 @@ def literal_activations(subject: SubjectModel, hookpoint: str, tokens: Tensor) -
 
 
 def literal_reconstruction(sae: Autoencoder, raw: Tensor) -> Tensor:
-    W_enc, b_enc, W_dec, b_pre = (getattr(sae, name).double() for name in sae.parameter_names)
+    W_enc, b_enc, W_dec, b_pre = (getattr(sae, name).double() for name in ("W_enc", "b_enc", "W_dec", "b_pre"))
     mean = raw.mean()
     norm = (raw - mean).norm()
     pre_activations = W_enc @ ((raw - mean) / norm - b_pre) + b_enc
@@ -88,7 +88,7 @@ def summed(sae: Autoencoder, subject: SubjectModel, hookpoint: str, blocks: Bloc
     sums = new_downstream_sums(7)
     for part in torch.arange(len(blocks.tokens)).chunk(2):
         tokens, kept, _ = (each[part] for each in blocks)
-        add_downstream(sums, subject, hookpoint, tokens, kept, doc[part], replacements(sae, mean))
+        add_downstream(sums, subject, Site((hookpoint,)), tokens, kept, doc[part], replacements(sae, mean))
     return sums
 
 
@@ -137,9 +137,9 @@ def test_predicting_the_mean_recovers_exactly_nothing_against_mean_ablation(sae,
 
 def test_the_identity_recovers_exactly_all_and_diverges_by_nothing(sae, subject, hookpoint, blocks, doc):
     mean = preprocessed_mean(sae, subject, hookpoint, blocks)
-    functions = replacements(sae, mean) | {"reconstruction": lambda raw: raw}
+    functions = replacements(sae, mean) | {"reconstruction": lambda read, wanted: wanted}
     sums = new_downstream_sums(7)
-    add_downstream(sums, subject, hookpoint, blocks.tokens, blocks.kept, doc, functions)
+    add_downstream(sums, subject, Site((hookpoint,)), blocks.tokens, blocks.kept, doc, functions)
     statistics = total(sums)
     assert statistics["loss_recovered_mean_ablation"] == statistics["loss_recovered_zero_ablation"] == 1.0
     assert statistics["kl_reconstruction"] == statistics["cross_entropy_increase"] == 0.0
@@ -150,7 +150,7 @@ def test_only_kept_positions_are_replaced(sae, subject, hookpoint, blocks, doc):
     kept = torch.zeros_like(blocks.kept)
     kept[:, -2] = True
     sums = new_downstream_sums(7)
-    add_downstream(sums, subject, hookpoint, blocks.tokens, kept, doc, replacements(sae, mean))
+    add_downstream(sums, subject, Site((hookpoint,)), blocks.tokens, kept, doc, replacements(sae, mean))
     assert sums["tokens"].sum() == len(kept)
     log_p = subject.logits(blocks.tokens)[:, -2].log_softmax(dim=1)
     expected = -log_p.gather(1, blocks.tokens[:, -1:]).sum()

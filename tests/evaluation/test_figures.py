@@ -5,13 +5,14 @@ import pytest
 from monosem.evaluation.density import DensityHistogram
 from monosem.evaluation.figures import firing_density_figure, training_figure
 from monosem.evaluation.suite import Evaluation, evaluate_autoencoder
+from monosem.sae.autoencoder import Site
 
 SIGNATURES = {".png": b"\x89PNG", ".pdf": b"%PDF"}
 
 
 @pytest.fixture
 def evaluation(sae, subject, hookpoint, blocks, documents, config) -> Evaluation:
-    return evaluate_autoencoder(sae, subject, hookpoint, blocks, documents, config, seed=0)
+    return evaluate_autoencoder(sae, subject, Site((hookpoint,)), blocks, documents, config, seed=0)
 
 
 @pytest.mark.parametrize("suffix", SIGNATURES)

@@ -5,7 +5,6 @@ from monosem.evaluation.reconstruction import (
     add_reconstruction,
     mean_activation,
     new_reconstruction_sums,
-    preprocessed_reconstruction,
     reconstruction_statistics,
 )
 from monosem.sae.autoencoder import Autoencoder
@@ -78,5 +77,5 @@ def test_the_score_is_not_defined_where_all_activations_are_alike():
 def test_the_preprocessed_reconstruction_is_the_decoded_one_before_preprocessing_is_undone(sae: Autoencoder):
     raw = torch.randn(9, sae.d_model, generator=torch.Generator().manual_seed(3))
     codes = sae.encode(raw)
-    x_hat = preprocessed_reconstruction(sae, codes)
+    x_hat = sae.reconstruct_codes(codes)
     assert torch.equal(undo_preprocess(x_hat, codes.mean, codes.norm), sae(raw))

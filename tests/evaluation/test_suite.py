@@ -17,7 +17,7 @@ from monosem.evaluation.suite import (
     evaluation_table,
     format_estimate,
 )
-from monosem.sae.autoencoder import Autoencoder
+from monosem.sae.autoencoder import Autoencoder, Site
 from monosem.subject.blocks import Blocks
 from monosem.subject.model import SubjectModel
 
@@ -27,7 +27,8 @@ def run(sae, subject, hookpoint, blocks, documents, config):
     """Evaluate, with some arguments put in the place of the usual ones."""
 
     def evaluate(**instead: Any) -> Evaluation:
-        usual = {"sae": sae, "subject": subject, "hookpoint": hookpoint, "blocks": blocks, "documents": documents}
+        site = Site((hookpoint,))
+        usual = {"sae": sae, "subject": subject, "site": site, "blocks": blocks, "documents": documents}
         return evaluate_autoencoder(**(usual | {"config": config, "seed": 0} | instead))
 
     return evaluate

@@ -297,22 +297,20 @@ def test_the_references_gradients_are_sums_over_tokens(count: int) -> None:
     batch = token_gradients(shape, count)
     W_enc, W_dec = encoder(31, 7, rounded=False)[0].weight, decoding(shape)[2]
     of_W_enc, of_b_enc, of_W_dec = (torch.zeros(31, 7), torch.zeros(31), torch.zeros(31, 7))
-    of_b_pre = torch.zeros(7)
+    of_inputs = torch.zeros(7)
     coefficients, indices, _ = batch.of_pre_activations
     for entry, token in enumerate(batch.of_pre_activations.tokens().tolist()):
         i = int(indices[entry])
         of_W_enc[i] += coefficients[entry] * batch.x_centered[token]
         of_b_enc[i] += coefficients[entry]
-        of_b_pre -= coefficients[entry] * W_enc[i]
+        of_inputs += coefficients[entry] * W_enc[i]
         for weight, values, residual in batch.terms:
             of_W_dec[i] += -2 * weight * values[entry] * residual[token]
-    for weight, _, residual in batch.terms:
-        of_b_pre += -2 * weight * residual.sum(dim=0)
     of_W_dec -= (of_W_dec * W_dec).sum(dim=1, keepdim=True) * W_dec
     expected = (of_W_enc, of_b_enc, of_W_dec)
     for found, wanted in zip(reference.latent_gradients(batch, None, W_dec), expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(reference.b_pre_gradient(batch, W_enc), of_b_pre, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(reference.input_gradient(batch, W_enc), of_inputs, rtol=1e-4, atol=1e-5)
 
 
 def auxiliary_rows(shape: tuple[int, int, int, int], dtype: torch.dtype) -> LatentGradients:
@@ -349,18 +347,18 @@ def test_the_update_is_the_references(
         start = [parameter._replace(average=None) for parameter in start]
     adam = AdamStep(learning_rate=1e-2, step=7, ema_decay=0.99, gradient_scale=0.8)
     results: list[list[Optimized]] = []
-    of_b_pre: list[Tensor] = []
+    of_inputs: list[Tensor] = []
     for module in (reference, kernels):
         encoder_, bias, decoder = (cloned(parameter) for parameter in start)
         trained_bias = bias if with_bias else None
-        of_b_pre.append(module.update_latents(encoder_, trained_bias, decoder, batch, auxiliary, adam))
+        of_inputs.append(module.update_latents(encoder_, trained_bias, decoder, batch, auxiliary, adam))
         results.append([encoder_, bias, decoder])
     for expected, found in zip(*results, strict=True):
         for wanted, tensor in zip(expected[:4], found[:4], strict=True):
             assert (wanted is None) == (tensor is None)
             if wanted is not None:
                 torch.testing.assert_close(tensor, wanted, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(of_b_pre[1], of_b_pre[0], rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(of_inputs[1], of_inputs[0], rtol=1e-4, atol=1e-3)
     assert results[1][0].rounded is not None
     # Triton's interpreter cuts off where the device rounds to nearest.
     one_unit = 0 if kernels is cpu else 2**-7
@@ -380,8 +378,10 @@ def test_gradient_norms(kernels: ModuleType, shape: tuple[int, int, int, int], c
     W_enc, _ = encoder(shape[1], shape[2], rounded=False)
     for auxiliary in (None, auxiliary_rows(shape, torch.bfloat16)):
         arguments = (batch, auxiliary, W_enc.weight, W_dec)
-        expected = reference.gradient_square_sums(*arguments)
-        assert kernels.gradient_square_sums(*arguments) == pytest.approx(expected, rel=1e-3, abs=1e-6)
+        *expected, of_inputs = reference.gradient_square_sums(*arguments)
+        *found, found_of_inputs = kernels.gradient_square_sums(*arguments)
+        assert found == pytest.approx(expected, rel=1e-3, abs=1e-6)
+        torch.testing.assert_close(found_of_inputs, of_inputs, rtol=1e-4, atol=1e-3)
 
 
 @every_module
@@ -467,11 +467,11 @@ def one_of_everything() -> list[Tensor]:
     of_codes = cpu.code_gradients(rows[0], x.bfloat16(), codes)
     auxiliary = auxiliary_rows(shape, torch.bfloat16)
     residual = cpu.subtract_decoded(x, above, W_dec)
-    sums = torch.tensor(cpu.gradient_square_sums(batch, auxiliary, W_enc.weight, W_dec), dtype=torch.float64)
+    *sums, of_inputs = cpu.gradient_square_sums(batch, auxiliary, W_enc.weight, W_dec)
     bias, decoder = optimized(b_enc), optimized(W_dec)
     pull = cpu.update_latents(W_enc, bias, decoder, batch, auxiliary, AdamStep(1e-2, 3, 0.9))
     moved = [tensor for parameter in (W_enc, bias, decoder) for tensor in parameter if tensor is not None]
-    return [*chosen, *above, codes, *rows, *of_codes, *residual, pull, sums, *moved]
+    return [*chosen, *above, codes, *rows, *of_codes, *residual, pull, torch.tensor(sums), of_inputs, *moved]
 
 
 def test_every_bit_is_the_same_for_any_number_of_threads(one_thread: None) -> None:

@@ -97,10 +97,10 @@ def test_bad_batches_before_and_after_a_resume_count_together(
     monosem.train(make_config(tmp_path / "whole", **config), console=console)
     step = Trainer.step
 
-    def killed(trainer: Trainer, activations: Any) -> Any:
+    def killed(trainer: Trainer, *arguments: Any) -> Any:
         if trainer.progress.batches == 19:
             raise RuntimeError("killed")
-        return step(trainer, activations)
+        return step(trainer, *arguments)
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
         patch.setattr(Trainer, "step", killed)

@@ -36,7 +36,7 @@ def test_each_run_equals_the_run_of_its_hookpoint_alone(
         assert (tmp_path / "all" / name / "eval.json").read_text() == (tmp_path / name / "eval.json").read_text()
     sae = monosem.load(tmp_path / "all/transformer.h.1-in")
     assert sae.provenance is not None
-    assert sae.provenance.hookpoint == "transformer.h.1:in"
+    assert sae.provenance.hookpoints == ("transformer.h.1:in",)
 
 
 def test_a_run_among_several_is_a_run_of_its_own(tmp_path: Path, make_config: Make, console: Console) -> None:
@@ -57,7 +57,7 @@ def test_an_interruption_stops_all_of_them_at_one_step(
     step = HookpointRun.step
 
     def interrupted_step(run: HookpointRun, activations: torch.Tensor) -> bool:
-        if run.trainer.progress.batches == 24 and run.hookpoint == "transformer.h.1.mlp":
+        if run.trainer.progress.batches == 24 and str(run.site) == "transformer.h.1.mlp":
             signal.raise_signal(signal.SIGINT)
         return step(run, activations)
 
@@ -84,7 +84,7 @@ def test_killed_between_their_checkpoints_they_go_on_from_the_last_common_one(
     original = getattr(HookpointRun, method)
 
     def killed(run: HookpointRun) -> None:
-        if run.trainer.progress.batches == 32 and run.hookpoint == "transformer.h.1":
+        if run.trainer.progress.batches == 32 and str(run.site) == "transformer.h.1":
             raise RuntimeError("killed")
         original(run)
 

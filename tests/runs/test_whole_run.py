@@ -64,7 +64,7 @@ def test_the_exported_autoencoder_is_the_corrected_average(tmp_path: Path, make_
         assert torch.equal(exported.get_parameter(name), average / (1 - 0.9**60))
     assert exported.training_summary["tokens"] == 1920
     assert exported.provenance is not None
-    assert exported.provenance.hookpoint == "transformer.h.2"
+    assert exported.provenance.hookpoints == ("transformer.h.2",)
 
 
 def test_the_written_configuration_runs_again_bit_for_bit(

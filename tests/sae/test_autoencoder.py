@@ -27,7 +27,7 @@ def random_autoencoder(architecture: str = "topk", **settings: object) -> Autoen
     generator = torch.Generator().manual_seed(0)
     for parameter in sae.parameters():
         parameter.data.copy_(torch.randn(parameter.shape, generator=generator))
-    sae.provenance = Provenance(model="builtin", revision=None, hookpoint="transformer.h.4", context_length=64)
+    sae.provenance = Provenance(model="builtin", revision=None, hookpoints=("transformer.h.4",), context_length=64)
     sae.training_summary = {"tokens": 1000, "loss": 0.25}
     return sae
 

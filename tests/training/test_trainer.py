@@ -106,7 +106,7 @@ def test_a_restored_trainer_goes_on_bit_for_bit(architecture: str, step_kind: st
         resumed.step(raw_batch(step))
     wanted, found = whole_state(uninterrupted), whole_state(resumed)
     assert wanted.keys() == found.keys()
-    kept = len(uninterrupted.sae.parameter_names)
+    kept = len(list(uninterrupted.sae.parameters()))
     trained = len(uninterrupted.state.parameters)
     assert len(wanted) == kept + 3 * trained + 1 + 2 * uninterrupted.sae.has_penalty
     for name in wanted:

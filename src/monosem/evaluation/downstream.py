@@ -3,9 +3,13 @@
 Three things are put in the place of the activations at the kept positions, others untouched: the reconstruction; zeros;
 and the mean preprocessed activation with each token's own mean and norm restored, so that an autoencoder that only
 predicts the mean recovers exactly nothing. A token is a position that is kept and has a successor in its block.
+
+What is read is read from an unmodified pass. A transcoder's output takes the place of its target's activations; a
+crosscoder's of those of all its hookpoints at once.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int
@@ -13,28 +17,35 @@ from torch import Tensor
 
 from monosem.evaluation.bootstrap import Sums
 from monosem.evaluation.sample import with_successor
-from monosem.sae.autoencoder import Autoencoder
-from monosem.sae.preprocess import undo_preprocess
+from monosem.sae.autoencoder import Autoencoder, Site
 from monosem.subject.model import SubjectModel
 
-Replacement = Callable[[Float[Tensor, "blocks length d_model"]], Float[Tensor, "blocks length d_model"]]
+Activations = Float[Tensor, "blocks length _"]
+Replacement = Callable[[Activations, Activations], Activations]
 
 REPLACEMENTS = ("reconstruction", "zero_ablation", "mean_ablation")
 FORWARD_PASSES = 1 + len(REPLACEMENTS)
 
 
-def replacements(sae: Autoencoder, mean: Float64[Tensor, " d_model"]) -> dict[str, Replacement]:
-    """What each of REPLACEMENTS puts in the place of raw activations; ``mean`` is of preprocessed ones."""
+def replacements(sae: Autoencoder, mean: Float64[Tensor, " d_target"]) -> dict[str, Replacement]:
+    """What each of REPLACEMENTS makes of what the autoencoder reads and of what it should give, both raw.
 
-    def ablate_to_mean(raw: Float[Tensor, "blocks length d_model"]) -> Float[Tensor, "blocks length d_model"]:
-        inputs = sae.preprocess(raw.flatten(0, 1))
-        x = mean.to(inputs.x.device, torch.promote_types(sae.W_enc.dtype, torch.float32))
-        return undo_preprocess(x.expand_as(inputs.x), inputs.mean, inputs.norm).reshape(raw.shape).to(raw)
+    Args:
+        mean: of what is to be reconstructed, preprocessed.
+    """
 
-    def reconstruct(raw: Float[Tensor, "blocks length d_model"]) -> Float[Tensor, "blocks length d_model"]:
-        return sae(raw).to(raw.device)
+    def ablate_to_mean(read: Tensor, wanted: Tensor) -> Tensor:
+        inputs = sae.preprocess(read.flatten(0, 1))
+        y = mean.to(inputs.x.device, torch.promote_types(sae.W_enc.dtype, torch.float32)).expand(len(inputs.x), -1)
+        return sae.undo_preprocess(y, inputs.mean, inputs.norm).reshape(wanted.shape).to(wanted)
 
-    return {"reconstruction": reconstruct, "zero_ablation": torch.zeros_like, "mean_ablation": ablate_to_mean}
+    def reconstruct(read: Tensor, wanted: Tensor) -> Tensor:
+        return sae(read).to(wanted.device)
+
+    def zeros(read: Tensor, wanted: Tensor) -> Tensor:
+        return torch.zeros_like(wanted)
+
+    return {"reconstruction": reconstruct, "zero_ablation": zeros, "mean_ablation": ablate_to_mean}
 
 
 def new_downstream_sums(n_documents: int) -> dict[str, Float64[Tensor, " documents"]]:
@@ -48,7 +59,7 @@ def new_downstream_sums(n_documents: int) -> dict[str, Float64[Tensor, " documen
 def add_downstream(
     sums: Sums,
     subject: SubjectModel,
-    hookpoint: str,
+    site: Site,
     tokens: Int[Tensor, "blocks length"],
     kept: Bool[Tensor, "blocks length"],
     documents: Int[Tensor, "blocks length"],
@@ -61,11 +72,16 @@ def add_downstream(
     def add(name: str, losses: Float[Tensor, " predictions"]) -> None:
         sums[name].index_add_(0, documents[at], losses.to("cpu", torch.float64))
 
+    captured = subject.capture(tokens, site.hookpoints)
+    read, wanted = site.read(captured), site.wanted(captured)
+    widths = [captured[hookpoint].shape[-1] for hookpoint in site.outputs]
     unmodified = log_probabilities(subject.logits(tokens), at)
     add("tokens", torch.ones(len(targets)))
     add("cross_entropy", cross_entropy(unmodified, targets))
     for name, function in functions.items():
-        with subject.replace(hookpoint, function, where=kept):
+        with ExitStack() as stack:
+            for hookpoint, value in zip(site.outputs, function(read, wanted).split(widths, dim=-1), strict=True):
+                stack.enter_context(subject.replace(hookpoint, lambda _, value=value: value, where=kept))
             modified = log_probabilities(subject.logits(tokens), at)
         add(f"cross_entropy_{name}", cross_entropy(modified, targets))
         add(f"kl_{name}", kl_divergence(unmodified, modified))

@@ -5,9 +5,6 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from monosem.evaluation.bootstrap import Sums
-from monosem.sae.activations import KeptLatents
-from monosem.sae.autoencoder import Autoencoder
-from monosem.sae.codes import Codes
 
 
 def new_reconstruction_sums(n_documents: int, d_model: int) -> dict[str, Float64[Tensor, "documents ..."]]:
@@ -27,7 +24,8 @@ def add_reconstruction(
 ) -> None:
     """Add a batch of preprocessed activations to its documents' sums, in float64 on the CPU, in place.
 
-    ``active`` is how many latents of each token are strictly positive.
+    ``x`` is what is to be reconstructed, of a transcoder its target; ``active`` is how many latents of each token are
+    strictly positive.
     """
     x, reconstruction = x.to("cpu", torch.float64), reconstruction.to("cpu", torch.float64)
     sums["tokens"].index_add_(0, documents, torch.ones(len(x), dtype=torch.float64))
@@ -35,11 +33,6 @@ def add_reconstruction(
     sums["squared_norm"].index_add_(0, documents, x.square().sum(dim=1))
     sums["x"].index_add_(0, documents, x)
     sums["active"].index_add_(0, documents, active.to("cpu", torch.float64))
-
-
-def preprocessed_reconstruction(sae: Autoencoder, codes: Codes) -> Float[Tensor, "batch d_model"]:
-    """x̂ in the space that the autoencoder was trained in, where the normalised MSE is measured."""
-    return sae.reconstruct(KeptLatents(*codes.padded()))
 
 
 def mean_activation(sums: Sums) -> Float64[Tensor, " d_model"]:

@@ -1,4 +1,4 @@
-"""The evaluation of one autoencoder at one hookpoint on held-out text: everything that stands in eval.json."""
+"""The evaluation of one autoencoder at its place in the subject on held-out text: all that stands in eval.json."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float64, Int
 from torch import Tensor
 
 from monosem.errors import UserError
@@ -17,7 +17,7 @@ from monosem.evaluation.document_sums import DocumentSums
 from monosem.evaluation.examples import Examples, TopContexts
 from monosem.evaluation.sample import Sample, take_sample, with_successor
 from monosem.randomness import derive_generator
-from monosem.sae.autoencoder import Autoencoder
+from monosem.sae.autoencoder import Autoencoder, Site
 from monosem.subject.blocks import Blocks
 from monosem.subject.model import SubjectModel
 
@@ -57,6 +57,7 @@ class Evaluation:
     seed: int
     subject: str
     hookpoint: str
+    """Of a crosscoder ``a + b``, of a transcoder ``a → b``."""
     context_length: int
     """Tokens a block."""
     n_latents: int
@@ -93,7 +94,7 @@ class Evaluation:
 def evaluate_autoencoder(
     sae: Autoencoder,
     subject: SubjectModel,
-    hookpoint: str,
+    site: Site,
     blocks: Blocks,
     documents: Int[Tensor, "blocks length"],
     config: EvaluationConfig,
@@ -118,9 +119,9 @@ def evaluate_autoencoder(
     predicted = take_sample(read_from.blocks, read_from.documents, with_successor(kept), config.downstream_tokens)
     advance = _progress(report, read_from.tokens + downstream.FORWARD_PASSES * predicted.tokens)
 
-    sums, firing, contexts = _read(sae, subject, hookpoint, read_from, advance)
+    sums, firing, contexts = _read(sae, subject, site, read_from, advance)
     functions = downstream.replacements(sae, reconstruction.mean_activation(sums))
-    losses = _predict(subject, hookpoint, predicted, functions, advance)
+    losses = _predict(subject, site, predicted, functions, advance)
 
     def estimates(statistics: Callable[[Sums], dict[str, Tensor]], sums: Sums) -> dict[str, Estimate]:
         generator = derive_generator(seed, "evaluation", statistics.__name__)
@@ -130,7 +131,7 @@ def evaluate_autoencoder(
         config=config,
         seed=seed,
         subject=subject.name,
-        hookpoint=hookpoint,
+        hookpoint=str(site),
         context_length=blocks.tokens.shape[1],
         n_latents=sae.n_latents,
         tokens=read_from.tokens,
@@ -160,33 +161,33 @@ def _progress(report: Report | None, total: int) -> Callable[[int], None]:
 
 
 def _read(
-    sae: Autoencoder, subject: SubjectModel, hookpoint: str, sample: Sample, advance: Callable[[int], None]
+    sae: Autoencoder, subject: SubjectModel, site: Site, sample: Sample, advance: Callable[[int], None]
 ) -> tuple[dict[str, Float64[Tensor, "documents ..."]], Firing, TopContexts]:
     """Capture the activations once, and gather the reconstruction's sums, the firing and the contexts from them."""
-    sums = reconstruction.new_reconstruction_sums(sample.n_documents, sae.d_model)
+    sums = reconstruction.new_reconstruction_sums(sample.n_documents, sae.d_target)
     firing = density.new_firing(sae.n_latents, sample.n_documents)
     contexts = examples.new_top_contexts(sae.n_latents)
     for blocks, documents in sample.batches(max(1, _BATCH_TOKENS // sample.blocks.tokens.shape[1])):
         kept = blocks.kept
-        captured = subject.capture(blocks.tokens, [hookpoint])[hookpoint]
-        raw: Float[Tensor, "batch d_model"] = captured[kept.to(captured.device)]
-        codes = sae.encode(raw)
+        captured = subject.capture(blocks.tokens, site.hookpoints)
+        rows = {name: value[kept.to(value.device)] for name, value in captured.items()}
+        codes = sae.encode(site.read(rows))
         active = (codes.values > 0).cpu()
-        latents, values, rows = (each.cpu()[active] for each in (codes.indices, codes.values, codes.rows()))
-        x_hat = reconstruction.preprocessed_reconstruction(sae, codes)
-        reconstruction.add_reconstruction(sums, sae.preprocess(raw).x, x_hat, codes.l0(), documents[kept])
-        density.add_firing(firing, latents, documents[kept][rows])
-        in_line = blocks.positions[kept][rows] >= 0
-        where = kept.nonzero()[:, 0][rows], blocks.positions[kept][rows]
+        latents, values, tokens = (each.cpu()[active] for each in (codes.indices, codes.values, codes.rows()))
+        _, y = sae.training_pair(site.read(rows), site.wanted(rows))
+        reconstruction.add_reconstruction(sums, y, sae.reconstruct_codes(codes), codes.l0(), documents[kept])
+        density.add_firing(firing, latents, documents[kept][tokens])
+        in_line = blocks.positions[kept][tokens] >= 0
+        where = kept.nonzero()[:, 0][tokens], blocks.positions[kept][tokens]
         examples.add_contexts(contexts, latents[in_line], values[in_line], *(each[in_line] for each in where))
-        advance(len(raw))
-    _require_finite(sums, subject, hookpoint)
+        advance(len(codes.mean))
+    _require_finite(sums, subject, site)
     return sums, firing, contexts
 
 
 def _predict(
     subject: SubjectModel,
-    hookpoint: str,
+    site: Site,
     sample: Sample,
     functions: Mapping[str, downstream.Replacement],
     advance: Callable[[int], None],
@@ -194,17 +195,17 @@ def _predict(
     """Run the blocks unmodified and with each replacement, and gather the losses' sums."""
     sums = downstream.new_downstream_sums(sample.n_documents)
     for blocks, documents in sample.batches(downstream.blocks_in_memory(subject, sample.blocks.tokens)):
-        downstream.add_downstream(sums, subject, hookpoint, blocks.tokens, blocks.kept, documents, functions)
+        downstream.add_downstream(sums, subject, site, blocks.tokens, blocks.kept, documents, functions)
         advance(downstream.FORWARD_PASSES * int(with_successor(blocks.kept).sum()))
-    _require_finite(sums, subject, hookpoint)
+    _require_finite(sums, subject, site)
     return sums
 
 
-def _require_finite(sums: Sums, subject: SubjectModel, hookpoint: str) -> None:
+def _require_finite(sums: Sums, subject: SubjectModel, site: Site) -> None:
     for name, each in sums.items():
         if not bool(each.isfinite().all()):
             raise UserError(
-                f"The evaluation's {name} at {hookpoint} is not finite: the activations of {subject.name} overflow "
+                f"The evaluation's {name} at {site} is not finite: the activations of {subject.name} overflow "
                 f"{str(subject.dtype).removeprefix('torch.')}, or weights are damaged; try --dtype float32."
             )
 

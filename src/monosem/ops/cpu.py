@@ -32,7 +32,6 @@ from monosem.ops.reference import (
     Optimized,
     TokenGradients,
     even_rows,
-    residuals_part,
 )
 
 # A block of pre-activations is at most this many bytes: large enough for the product, small enough for the cache.
@@ -214,14 +213,13 @@ def subtract_rows(
 
 def gradient_square_sums(
     batch: TokenGradients, auxiliary: LatentGradients | None, W_enc: Tensor, W_dec: Tensor
-) -> tuple[float, float, float, float]:
+) -> tuple[float, float, float, Tensor]:
     """See ``reference.gradient_square_sums``; no gradient is stored."""
     sums = np.zeros((_chunks(len(W_dec)), 3))
-    of_b_pre = np.zeros((_chunks(len(W_dec)), W_dec.shape[1]), np.float32)
-    square_sums(*_by_latent(batch, len(W_dec)), *_rows(auxiliary, W_dec), W_enc.numpy(), W_dec.numpy(), sums, of_b_pre)
+    of_inputs = np.zeros((_chunks(len(W_dec)), W_dec.shape[1]), np.float32)
+    square_sums(*_by_latent(batch, len(W_dec)), *_rows(auxiliary, W_dec), W_enc.numpy(), W_dec.numpy(), sums, of_inputs)
     of_W_enc, of_b_enc, of_W_dec = sums.sum(axis=0).tolist()
-    whole = residuals_part(batch.terms) + torch.from_numpy(of_b_pre.sum(axis=0))
-    return of_W_enc, of_b_enc, of_W_dec, float(whole.double().square().sum())
+    return of_W_enc, of_b_enc, of_W_dec, torch.from_numpy(of_inputs.sum(axis=0))
 
 
 def update_latents(
@@ -246,7 +244,7 @@ def update_latents(
         ],
         np.float32,
     )
-    of_b_pre = np.zeros((_chunks(n_latents), d_model), np.float32)
+    of_inputs = np.zeros((_chunks(n_latents), d_model), np.float32)
     frozen = Optimized(*torch.empty(3, 0))
     move_latents(
         *_by_latent(batch, n_latents),
@@ -256,9 +254,9 @@ def update_latents(
         *_arrays(W_dec),
         numbers,
         np.uint32(adam.step),
-        of_b_pre,
+        of_inputs,
     )
-    return residuals_part(batch.terms) + torch.from_numpy(of_b_pre.sum(axis=0))
+    return torch.from_numpy(of_inputs.sum(axis=0))
 
 
 def _chunks(n_latents: int) -> int:

@@ -94,11 +94,11 @@ def gradient_of(
 
 
 @inner
-def add_row(of_pre_activation: Any, row: Any, of_b_pre: Any) -> None:
-    """A pre-activation contains b_pre once, by −W_enc's row."""
+def add_row(of_pre_activation: Any, row: Any, of_inputs: Any) -> None:
+    """A pre-activation contains its input by W_enc's row."""
     if of_pre_activation != 0:
         for c in range(len(row)):
-            of_b_pre[c] -= of_pre_activation * row[c]
+            of_inputs[c] += of_pre_activation * row[c]
 
 
 @kernel
@@ -116,7 +116,7 @@ def square_sums(
     W_enc: Any,
     W_dec: Any,
     sums: Any,
-    of_b_pre: Any,
+    of_inputs: Any,
 ) -> None:
     n, d = W_dec.shape
     for chunk in prange(len(sums)):
@@ -139,7 +139,7 @@ def square_sums(
                 of_W_enc,
                 of_W_dec,
             )
-            add_row(by_terms, W_enc[i], of_b_pre[chunk])
+            add_row(by_terms, W_enc[i], of_inputs[chunk])
             sums[chunk, 1] += of_b_enc * of_b_enc
             for c in range(d):
                 sums[chunk, 0] += of_W_enc[c] * of_W_enc[c]
@@ -228,9 +228,9 @@ def move_latents(
     W_dec_rounded: Any,
     numbers: Any,
     seed: Any,
-    of_b_pre: Any,
+    of_inputs: Any,
 ) -> None:
-    """Move every latent; add up, by chunks of latents, what b_pre's gradient gets from pre-activations."""
+    """Move every latent; add up, by chunks of latents, the inputs' gradient."""
     n, d = W_dec.shape
     for chunk in prange((n + LATENTS_A_CHUNK - 1) // LATENTS_A_CHUNK):
         of_W_enc = np.empty(d, np.float32)
@@ -254,7 +254,7 @@ def move_latents(
                 of_W_enc,
                 of_W_dec,
             )
-            add_row(by_terms, W_enc[i], of_b_pre[chunk])
+            add_row(by_terms, W_enc[i], of_inputs[chunk])
             adam_row(W_dec[i], W_dec_first[i], W_dec_second[i], of_W_dec, numbers, scratch, i * d, seed)
             length = np.float32(0)
             for c in range(d):

@@ -11,7 +11,6 @@ those of ``ops/sparse.Kernels``. They take compressed rows.
 """
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -257,11 +256,11 @@ def gradient_square_sums(
     auxiliary: LatentGradients | None,
     W_enc: Float[Tensor, "n_latents d_model"],
     W_dec: Float[Tensor, "n_latents d_model"],
-) -> tuple[float, float, float, float]:
-    """Σ of the squares of each of ``latent_gradients``, and of ``b_pre_gradient``; for clipping."""
-    gradients = (*latent_gradients(batch, auxiliary, W_dec), b_pre_gradient(batch, W_enc))
-    of_W_enc, of_b_enc, of_W_dec, of_b_pre = (float(gradient.double().square().sum()) for gradient in gradients)
-    return of_W_enc, of_b_enc, of_W_dec, of_b_pre
+) -> tuple[float, float, float, Float[Tensor, " d_model"]]:
+    """Σ of the squares of each of ``latent_gradients``, and ``input_gradient``; for clipping."""
+    gradients = latent_gradients(batch, auxiliary, W_dec)
+    of_W_enc, of_b_enc, of_W_dec = (float(gradient.double().square().sum()) for gradient in gradients)
+    return of_W_enc, of_b_enc, of_W_dec, input_gradient(batch, W_enc)
 
 
 def update_latents(
@@ -277,9 +276,9 @@ def update_latents(
     Without ``b_enc`` that bias is not trained.
 
     Returns:
-        b_pre's gradient, which sums over W_enc as it was.
+        ``input_gradient`` of W_enc as it was.
     """
-    of_b_pre = b_pre_gradient(batch, W_enc.weight)
+    of_inputs = input_gradient(batch, W_enc.weight)
     of_W_enc, of_b_enc, of_W_dec = latent_gradients(batch, auxiliary, W_dec.weight)
     adam_step(W_enc, of_W_enc, adam)
     adam_step(W_dec, of_W_dec, adam)
@@ -288,19 +287,16 @@ def update_latents(
         adam_step(b_enc, of_b_enc, adam)
     for parameter in (W_enc, W_dec) if b_enc is None else (W_enc, b_enc, W_dec):
         update_copies(parameter, adam.ema_decay)
-    return of_b_pre
+    return of_inputs
 
 
-def b_pre_gradient(batch: TokenGradients, W_enc: Float[Tensor, "n_latents d_model"]) -> Float[Tensor, " d_model"]:
-    """The gradient of b_pre, which every residual and every pre-activation contains once. AuxK's does not reach it."""
+def input_gradient(batch: TokenGradients, W_enc: Float[Tensor, "n_latents d_model"]) -> Float[Tensor, " d_model"]:
+    """The gradient that all tokens' inputs get together through the pre-activations; b_pre's is its negative.
+
+    AuxK's does not reach it.
+    """
     coefficients, indices, _ = batch.of_pre_activations
-    return residuals_part(batch.terms) - bias_gradient(coefficients, indices, len(W_enc)) @ W_enc
-
-
-def residuals_part(terms: Sequence[ErrorTerm]) -> Float[Tensor, " d_model"]:
-    """The part of b_pre's gradient that comes by the residuals."""
-    parts = [-2 * term.weight * term.residual.sum(dim=0) for term in terms]
-    return torch.stack(parts).sum(dim=0)
+    return bias_gradient(coefficients, indices, len(W_enc)) @ W_enc
 
 
 def adam_step(parameter: Optimized, gradient: Tensor, adam: AdamStep) -> None:

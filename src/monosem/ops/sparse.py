@@ -46,7 +46,7 @@ class Kernels(Protocol):
 
     def gradient_square_sums(
         self, batch: TokenGradients, auxiliary: LatentGradients | None, W_enc: Tensor, W_dec: Tensor
-    ) -> tuple[float, float, float, float]: ...
+    ) -> tuple[float, float, float, Tensor]: ...
 
     def update_latents(
         self,

@@ -32,7 +32,6 @@ from monosem.ops.reference import (
     dense_rows,
     dense_topk,
     even_rows,
-    residuals_part,
 )
 
 __all__ = [
@@ -372,14 +371,14 @@ def _gather(batch: TokenGradients, auxiliary: LatentGradients | None, n_latents:
 
 def gradient_square_sums(
     batch: TokenGradients, auxiliary: LatentGradients | None, W_enc: Tensor, W_dec: Tensor
-) -> tuple[float, float, float, float]:
+) -> tuple[float, float, float, Tensor]:
     """See ``reference.gradient_square_sums``; no gradient is stored."""
     n_latents, d_model = W_dec.shape
     out = torch.empty(n_latents, 3, device=W_dec.device)
     gathered = _gather(batch, auxiliary, n_latents)
     _square_sums[(n_latents,)](*gathered, W_dec, out, d_model, WIDTH=_width(batch.x_centered))
     sums: list[float] = out.double().sum(dim=0).tolist()
-    return sums[0], sums[1], sums[2], float(_b_pre_gradient(batch, W_enc).double().square().sum())
+    return sums[0], sums[1], sums[2], _input_gradient(batch, W_enc)
 
 
 @_jit
@@ -410,7 +409,7 @@ def update_latents(
     """See ``reference.update_latents``; one program a latent, and no weight's gradient is ever stored."""
     n_latents, d_model = W_dec.weight.shape
     gathered = _gather(batch, auxiliary, n_latents)
-    of_b_pre = _b_pre_gradient(batch, W_enc.weight)
+    of_inputs = _input_gradient(batch, W_enc.weight)
     nothing = W_dec.weight.new_empty(0)
     arguments = [
         nothing if tensor is None else tensor
@@ -434,7 +433,7 @@ def update_latents(
         EPSILON=EPSILON,
         WIDTH=_width(batch.x_centered),
     )
-    return of_b_pre
+    return of_inputs
 
 
 @_jit
@@ -517,13 +516,13 @@ def _update_latents(
             _move_average(b_enc_average, here, always, bias, share)
 
 
-def _b_pre_gradient(batch: TokenGradients, W_enc: Tensor) -> Tensor:
-    """As ``reference.b_pre_gradient``, with sums in a fixed order."""
+def _input_gradient(batch: TokenGradients, W_enc: Tensor) -> Tensor:
+    """As ``reference.input_gradient``, with sums in a fixed order."""
     coefficients, indices, _ = batch.of_pre_activations
     latents, order = indices.sort(stable=True)
     lengths = torch.bincount(latents, minlength=len(W_enc))
     by_latent = torch.segment_reduce(coefficients[order], "sum", lengths=lengths, initial=0.0)
-    return residuals_part(batch.terms) - by_latent @ W_enc
+    return by_latent @ W_enc
 
 
 def _width(x: Tensor) -> int:

@@ -33,6 +33,7 @@ def cache(config: CacheConfig, *, overwrite: bool = False, console: "Console | N
     console = console or default_console()
     subject = load_subject(config.subject)
     hookpoints = subject.resolve(config.subject)
+    hookpoints += [] if config.subject.target is None else [config.subject.target]
     text = open_text(config.text, subject, text_limit(config.text, config.tokens, 1), console)
     source = LiveActivations(subject, open_stream(config.subject, subject, text.training, config.seed), hookpoints)
     plans = {hookpoint: _plan(config, subject, hookpoint, source.widths[hookpoint]) for hookpoint in hookpoints}

@@ -39,6 +39,8 @@ class RunConfig:
         require_architecture(self.autoencoder)
         name = self.autoencoder.architecture
         require_fitting(name, ARCHITECTURES[name].has_penalty, self.training)
+        if self.autoencoder.skip and self.subject.target is None:
+            raise UserError("skip=True is for transcoders and there is no target; give --target, or leave it out.")
         if self.activations and (self.subject.layer is not None or self.subject.hookpoint):
             raise UserError(
                 f"activations={list(self.activations)} name their own hookpoint; leave layer and hookpoint out."
@@ -102,6 +104,8 @@ class FrontierConfig(RunConfig):
             n_latents=n_latents,
             preprocess=self.autoencoder.preprocess,
             encoder_bias=self.autoencoder.encoder_bias,
+            crosscoder=self.autoencoder.crosscoder,
+            skip=self.autoencoder.skip,
             **own,
         )
         return RunConfig(

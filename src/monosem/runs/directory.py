@@ -7,7 +7,7 @@ directories inside it: a whole run's for each hookpoint.
 import dataclasses
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from monosem.config import load_toml, to_toml
 from monosem.errors import UserError
 from monosem.files import write_atomically
 from monosem.runs.config import RunConfig
+from monosem.sae.autoencoder import Site
 
 CONFIG = "config.toml"
 METRICS = "metrics.jsonl"
@@ -96,29 +97,32 @@ def hookpoint_directories(out: Path) -> list[Path]:
 
 
 class PlannedRun(NamedTuple):
-    """A single run of a job: at which hookpoint, and with a configuration of its own."""
+    """A single run of a job: at which place in the subject, and with a configuration of its own."""
 
-    hookpoint: str
+    site: Site
     config: RunConfig
 
 
-def plan_runs(config: RunConfig, hookpoints: Sequence[str]) -> list[PlannedRun]:
-    """Each hookpoint's own run: the configuration as it is, or of several one for each, in a directory inside ``out``.
+def plan_runs(config: RunConfig, hookpoints: Sequence[str], caches: Mapping[str, str]) -> list[PlannedRun]:
+    """The runs of a job: of one hookpoint, or a crosscoder's, the configuration as it is; of several one for each.
 
     Args:
-        hookpoints: in the order of ``config.activations`` where these are given.
+        hookpoints: those to read.
+        caches: directories of cached activations by hookpoint, where these are trained from.
     """
-    if len(hookpoints) == 1:
-        return [PlannedRun(hookpoints[0], config)]
+    target = config.subject.target
+    if len(hookpoints) == 1 or config.autoencoder.crosscoder:
+        return [PlannedRun(Site(tuple(hookpoints), target), config)]
     planned: list[PlannedRun] = []
-    for index, hookpoint in enumerate(hookpoints):
+    for hookpoint in hookpoints:
+        site = Site((hookpoint,), target)
         out = config.out / hookpoint.replace(":", "-")
-        if config.activations:
-            own = dataclasses.replace(config, out=out, activations=(config.activations[index],))
+        if caches:
+            own = dataclasses.replace(config, out=out, activations=tuple(caches[name] for name in site.hookpoints))
         else:
             subject = dataclasses.replace(config.subject, hookpoint=(hookpoint,))
             own = dataclasses.replace(config, out=out, subject=subject)
-        planned.append(PlannedRun(hookpoint, own))
+        planned.append(PlannedRun(site, own))
     return planned
 
 

@@ -66,7 +66,7 @@ def evaluate_inputs(config: RunConfig, subject: SubjectModel, text: TokenizedTex
         evaluation = evaluate_autoencoder(
             sae,
             subject,
-            sae.provenance.hookpoint,
+            sae.provenance.site,
             blocks,
             torch.from_numpy(text.held_out.document_of(blocks.positions)),
             config.evaluation,

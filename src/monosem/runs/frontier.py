@@ -22,6 +22,7 @@ from monosem.runs.evaluate import evaluate_inputs
 from monosem.runs.inputs import Inputs, open_inputs
 from monosem.runs.train import train_side_by_side
 from monosem.runs.trainers import continued_runs
+from monosem.sae.autoencoder import Site
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,7 +47,7 @@ def frontier(config: FrontierConfig, *, overwrite: bool = False, console: "Conso
     missing = [run for run in planned if not (run.out / EVALUATION).exists()]
     if missing:
         inputs = open_inputs(config, console)
-        if len(inputs.hookpoints) > 1:
+        if len(inputs.hookpoints) > 1 and not config.autoencoder.crosscoder:
             raise UserError(f"A frontier has one hookpoint, not {', '.join(inputs.hookpoints)}; give one.")
         groups = [missing[start : start + config.together] for start in range(0, len(missing), config.together)]
         for number, group in enumerate(groups, start=1):
@@ -74,8 +75,8 @@ def _prepare(runs: Sequence[RunConfig], *, overwrite: bool) -> None:
 
 def _train_and_evaluate(group: Sequence[RunConfig], inputs: Inputs, console: "Console") -> None:
     """Train those without an autoencoder side by side, then evaluate all."""
-    (hookpoint,) = inputs.hookpoints
-    untrained = [PlannedRun(hookpoint, run) for run in group if not (run.out / AUTOENCODER).exists()]
+    site = Site(tuple(inputs.hookpoints), group[0].subject.target)
+    untrained = [PlannedRun(site, run) for run in group if not (run.out / AUTOENCODER).exists()]
     if untrained:
         opening = continued_runs(untrained, inputs)
         train_side_by_side(inputs, opening, console, how_to_go_on="the same command")

@@ -11,6 +11,7 @@ from monosem.config import to_dict
 from monosem.runlog import Sink, open_sinks
 from monosem.runs.config import RunConfig
 from monosem.runs.directory import AUTOENCODER, CHECKPOINTS
+from monosem.sae.autoencoder import Site
 from monosem.sae.storage import save_autoencoder
 from monosem.training.checkpoint import Checkpoint, prune_checkpoints, save_checkpoint
 from monosem.training.step import StepReport
@@ -23,7 +24,7 @@ class HookpointRun(AbstractContextManager["HookpointRun"]):
     def __init__(
         self,
         config: RunConfig,
-        hookpoint: str,
+        site: Site,
         trainer: Trainer,
         extent: Mapping[str, int],
         checkpoint: Checkpoint | None = None,
@@ -33,7 +34,7 @@ class HookpointRun(AbstractContextManager["HookpointRun"]):
             extent: sizes of what feeds the run, for the checkpoints: it must not change under the run.
             checkpoint: what the trainer was restored from.
         """
-        self.config, self.hookpoint, self.trainer = config, hookpoint, trainer
+        self.config, self.site, self.trainer = config, site, trainer
         self._extent = extent
         log: dict[str, Any] = checkpoint.record["log"] if checkpoint else {"sums": {}, "last": {}}
         self._sums: dict[str, float] = log["sums"]  # over the steps since the last record
@@ -44,9 +45,10 @@ class HookpointRun(AbstractContextManager["HookpointRun"]):
         for sink in self._sinks:
             sink.close()
 
-    def step(self, activations: Float[Tensor, "batch d_model"]) -> bool:
-        """Train on a batch; False if it was not finite and so was skipped."""
-        report = self.trainer.step(activations)
+    def step(self, activations: Mapping[str, Float[Tensor, "batch _"]]) -> bool:
+        """Train on a batch of activations by hookpoint; False if it was not finite and so was skipped."""
+        target = None if self.site.target is None else self.site.wanted(activations)
+        report = self.trainer.step(self.site.read(activations), target)
         if report is not None:
             self._add(report)
         if self._passed(self.config.log.log_every) or self.trainer.progress.batches == self.trainer.config.steps:

@@ -51,7 +51,10 @@ class Inputs(NamedTuple):
     subject: SubjectModel
     text: TokenizedText
     hookpoints: list[str]
+    """Those to read; a transcoder's target comes beside them."""
     source: ActivationSource
+    caches: Mapping[str, str]
+    """Directories of cached activations by hookpoint; none of live ones."""
 
     @property
     def extent(self) -> dict[str, int]:
@@ -118,18 +121,26 @@ def open_inputs(config: RunConfig, console: "Console") -> Inputs:
         UserError: anything of it is missing, damaged, too small or does not fit together.
     """
     subject = load_subject(config.subject)
-    hookpoints = subject.resolve(config.subject)
+    hookpoints = [] if config.activations else subject.resolve(config.subject)
     text = open_text(config.text, subject, config.text_limit, console)
     require_held_out_text(config, text.held_out)
     open_held_out(config.subject, subject, text.held_out, config.evaluation.eval_tokens)
     if config.activations:
         source = open_cache(config, subject)
         require_full_buffer(config, source.rows_per_epoch, "cache", "cache more tokens")
-        return Inputs(subject, text, list(source.widths), source)
+        caches = dict(zip(source.widths, config.activations, strict=True))
+        if config.subject.target is not None and config.subject.target not in caches:
+            raise UserError(
+                f"target={config.subject.target} is not among the cached hookpoints, {', '.join(caches)}; "
+                "cache it together with what is read."
+            )
+        read = [name for name in caches if name != config.subject.target]
+        return Inputs(subject, text, read, source, caches)
     require_full_buffer(config, len(text.training.tokens), "training text", "give more text with --text")
     stream = open_stream(config.subject, subject, text.training, config.training.seed)
     require_full_buffer(config, stream.rows_in_epoch(0), "training text", "give more text with --text")
-    return Inputs(subject, text, hookpoints, LiveActivations(subject, stream, hookpoints))
+    captured = hookpoints if config.subject.target is None else [*hookpoints, config.subject.target]
+    return Inputs(subject, text, hookpoints, LiveActivations(subject, stream, captured), {})
 
 
 def require_full_buffer(config: RunConfig, found: int, what: str, remedy: str) -> None:

@@ -141,8 +141,8 @@ class Reader:
         assert self.sae.provenance is not None
         bos = [] if self.subject.bos_id is None else [self.subject.bos_id]
         tokens: Int64[Tensor, "1 length"] = torch.tensor([bos + ids])
-        hookpoint = self.sae.provenance.hookpoint
-        return self.subject.capture(tokens, [hookpoint])[hookpoint][0, len(bos) :]
+        site = self.sae.provenance.site
+        return site.read(self.subject.capture(tokens, site.inputs))[0, len(bos) :]
 
 
 def require_same_text(run: Path, config: RunConfig) -> None:

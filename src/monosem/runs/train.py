@@ -6,6 +6,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
+
 from monosem.data.shuffle import Batch, shuffled_batches
 from monosem.errors import UserError
 from monosem.evaluation.suite import Evaluation
@@ -58,7 +60,7 @@ def train(config: RunConfig, *, overwrite: bool = False, console: "Console | Non
     if not overwrite:
         require_no_run(config.out)  # before anything that takes long; and nothing is removed before all is well
     inputs = open_inputs(config, console)
-    planned = plan_runs(config, inputs.hookpoints)
+    planned = plan_runs(config, inputs.hookpoints, inputs.caches)
     trainers = new_trainers(planned, inputs)
     prepare_directory(config.out, overwrite=overwrite)
     for run in planned:
@@ -78,7 +80,7 @@ def resume(out: Path, *, console: "Console | None" = None) -> list[TrainedRun]:
     config = dataclasses.replace(read_config(out), out=out)  # it may have been moved since
     require_packages(config.log)
     inputs = open_inputs(config, console)
-    planned = plan_runs(config, inputs.hookpoints)
+    planned = plan_runs(config, inputs.hookpoints, inputs.caches)
     return _train_and_evaluate(config, inputs, continued_runs(planned, inputs), console)
 
 
@@ -118,8 +120,8 @@ def _describe(inputs: Inputs, runs: Sequence[HookpointRun], console: "Console") 
     def say(words: str) -> None:
         console.print(words, markup=False, highlight=False, soft_wrap=True)
 
-    hookpoints = dict.fromkeys(run.hookpoint for run in runs)
-    say(f"Subject: {inputs.subject.name} on {inputs.subject.device}, reading {', '.join(hookpoints)}")
+    sites = dict.fromkeys(str(run.site) for run in runs)
+    say(f"Subject: {inputs.subject.name} on {inputs.subject.device}, reading {', '.join(sites)}")
     for described in dict.fromkeys(_describe_trainer(run.trainer) for run in runs):
         say(described)
     if runs[0].trainer.progress.batches:
@@ -161,7 +163,7 @@ def _serve_batches(inputs: Inputs, runs: Sequence[HookpointRun], console: "Conso
         )
         for index in range(first, training.steps):
             batch = next(batches)
-            bad = [run for run in runs if not run.step(batch.activations[run.hookpoint])]
+            bad = [run for run in runs if not run.step(batch.activations)]
             line.update(runs[0].trainer.tokens, runs[0].news())
             reports = [_report_bad_batch(run, batch, inputs, console) for run in bad]
             is_last = index + 1 == training.steps
@@ -188,11 +190,11 @@ def _save_checkpoints(runs: Sequence[HookpointRun]) -> None:
 
 def _report_bad_batch(run: HookpointRun, batch: Batch, inputs: Inputs, console: "Console") -> str:
     """Say that a batch was skipped, and which."""
-    finite = batch.activations[run.hookpoint].isfinite().all(dim=1).cpu()
+    finite = torch.stack([batch.activations[name].isfinite().all(dim=1).cpu() for name in run.site.hookpoints]).all(0)
     where = "its loss is not finite"
     if not bool(finite.all()):
         where = f"a non-finite activation at {inputs.name_of(int(batch.positions[~finite][0]))}"
-    step = f"step {batch.index}, {run.hookpoint}: {where}"
+    step = f"step {batch.index}, {run.site}: {where}"
     words = f"Skipped a batch ({run.trainer.progress.skipped:,} so far): {step}"
     console.print(words, style="yellow", markup=False, highlight=False, soft_wrap=True)
     return step

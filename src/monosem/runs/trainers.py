@@ -1,7 +1,7 @@
 """The trainers of a job's hookpoints: new ones that start from a sample, or as a checkpoint left them."""
 
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,9 +15,8 @@ from monosem.runs.directory import CHECKPOINTS, PlannedRun
 from monosem.runs.hookpoint_run import HookpointRun
 from monosem.runs.inputs import Inputs
 from monosem.sae.architectures import new_autoencoder
-from monosem.sae.autoencoder import Autoencoder, Provenance
+from monosem.sae.autoencoder import Autoencoder, Provenance, Site, Widths
 from monosem.sae.initialise import initialise
-from monosem.sae.preprocess import preprocess
 from monosem.sae.storage import load_autoencoder
 from monosem.training.checkpoint import checkpoints, load_checkpoint
 from monosem.training.trainer import Trainer, sample_variance
@@ -32,21 +31,20 @@ def new_trainers(planned: Sequence[PlannedRun], inputs: Inputs) -> list[tuple[Pl
     Raises:
         UserError: no activation is finite, or the saved autoencoder to start from is missing or of another shape.
     """
-    rows = min(
-        SAMPLE_TOKENS, min(run.config.training.shuffle_batches * run.config.training.batch_size for run in planned)
-    )
-    raw = inputs.source.rows(0, rows).activations
+    fewest = min(run.config.training.shuffle_batches * run.config.training.batch_size for run in planned)
+    rows = inputs.source.rows(0, min(SAMPLE_TOKENS, fewest)).activations
     trainers: list[tuple[PlannedRun, Trainer]] = []
     for run in planned:
-        sae, sample = _empty_autoencoder(run, inputs), _initial_sample(run, raw[run.hookpoint], inputs)
-        _start(sae, sample, run.config)
-        trainers.append((run, Trainer(sae, run.config.training, sample_variance(sample))))
+        sae = _empty_autoencoder(run, inputs)
+        x, y = _initial_sample(sae, run.site, rows)
+        _start(sae, x, y, run.config)
+        trainers.append((run, Trainer(sae, run.config.training, sample_variance(y))))
     return trainers
 
 
 def begun_runs(trainers: Iterable[tuple[PlannedRun, Trainer]], inputs: Inputs) -> Iterator[HookpointRun]:
     """Runs at their start."""
-    return (HookpointRun(run.config, run.hookpoint, trainer, inputs.extent) for run, trainer in trainers)
+    return (HookpointRun(run.config, run.site, trainer, inputs.extent) for run, trainer in trainers)
 
 
 def continued_runs(planned: Sequence[PlannedRun], inputs: Inputs) -> Iterator[HookpointRun]:
@@ -62,48 +60,60 @@ def continued_runs(planned: Sequence[PlannedRun], inputs: Inputs) -> Iterator[Ho
 
 
 def _empty_autoencoder(run: PlannedRun, inputs: Inputs) -> Autoencoder:
-    sae = new_autoencoder(run.config.autoencoder, inputs.source.widths[run.hookpoint])
+    widths, site = inputs.source.widths, run.site
+    target = None if site.target is None else widths[site.target]
+    sae = new_autoencoder(run.config.autoencoder, Widths(tuple(widths[name] for name in site.inputs), target))
     sae.provenance = Provenance(
         model=inputs.subject.name,
         revision=inputs.subject.revision,
-        hookpoint=run.hookpoint,
+        hookpoints=site.inputs,
+        target=site.target,
         context_length=run.config.subject.context_length,
     )
     return sae.to(inputs.subject.device)
 
 
+@torch.no_grad()
 def _initial_sample(
-    run: PlannedRun, raw: Float[Tensor, "tokens d_model"], inputs: Inputs
-) -> Float[Tensor, "finite d_model"]:
-    """The first rows, preprocessed; those that are not finite are left out.
+    sae: Autoencoder, site: Site, rows: Mapping[str, Float[Tensor, "tokens _"]]
+) -> tuple[Float[Tensor, "finite d_model"], Float[Tensor, "finite d_target"]]:
+    """What the first rows give to encode and to reconstruct, without those that are not finite.
+
+    A transcoder's target is from here on measured in its root mean square length.
 
     Raises:
         UserError: none is finite.
     """
-    x = preprocess(raw.to(inputs.subject.device), run.config.autoencoder.preprocess).x
-    finite = x[x.isfinite().all(dim=1)]
-    if len(finite) == 0:
-        raise UserError(
-            f"None of the first {len(raw):,} activations at {run.hookpoint} is finite; run the subject in float32."
-        )
-    return finite
+    device = sae.W_enc.device
+    raw, wanted = site.read(rows).to(device), site.wanted(rows).to(device).float()
+    finite = raw.isfinite().all(dim=1) & wanted.isfinite().all(dim=1)
+    if not bool(finite.any()):
+        raise UserError(f"None of the first {len(raw):,} activations at {site} is finite; run the subject in float32.")
+    if sae.is_transcoder:
+        sae.target_scale.copy_(wanted[finite].square().sum(dim=1).mean().sqrt().clamp_min(1e-30))
+    return sae.training_pair(raw[finite], wanted[finite])
 
 
-def _start(sae: Autoencoder, sample: Float[Tensor, "tokens d_model"], config: RunConfig) -> None:
+def _start(
+    sae: Autoencoder, x: Float[Tensor, "tokens d_model"], y: Float[Tensor, "tokens d_target"], config: RunConfig
+) -> None:
     """Initialise the weights, or take over those of a saved autoencoder."""
     if config.initialise.init_from is None:
-        initialise(sae, sample, config.initialise, derive_generator(config.training.seed, "initialise"))
+        generator = derive_generator(config.training.seed, "initialise")
+        initialise(sae, x, config.initialise, generator, y if sae.is_transcoder else None)
         return
     saved = load_autoencoder(config.initialise.init_from, device=str(sae.W_enc.device))
+    theirs = dict(saved.named_parameters())
     for name, parameter in sae.named_parameters():
-        theirs = getattr(saved, name)
-        if theirs.shape != parameter.shape:
+        found = theirs.get(name)
+        if found is None or found.shape != parameter.shape:
+            has = "no " + name if found is None else f"{name} of {list(found.shape)}"
             raise UserError(
-                f"init_from={config.initialise.init_from} has {name} of {list(theirs.shape)} and this run needs "
-                f"{list(parameter.shape)}; give it the same --n-latents and a hookpoint of the same width."
+                f"init_from={config.initialise.init_from} has {has} and this run needs {list(parameter.shape)}; "
+                "give it the same --architecture, --n-latents and a hookpoint of the same width."
             )
         with torch.no_grad():
-            parameter.copy_(theirs)
+            parameter.copy_(found)
 
 
 def newest_common_checkpoint(directories: Sequence[Path]) -> str | None:
@@ -139,4 +149,4 @@ def resumed_run(run: PlannedRun, inputs: Inputs, checkpoint: str) -> HookpointRu
     found = checkpoints(path.parent)
     for newer in found[found.index(path) + 1 :]:
         shutil.rmtree(newer)
-    return HookpointRun(config, run.hookpoint, trainer, inputs.extent, saved)
+    return HookpointRun(config, run.site, trainer, inputs.extent, saved)

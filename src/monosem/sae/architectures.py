@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from monosem.errors import UserError
-from monosem.sae.autoencoder import Autoencoder, AutoencoderConfig
+from monosem.sae.autoencoder import Autoencoder, AutoencoderConfig, Widths
 from monosem.sae.penalised import GatedAutoencoder, JumpReLUAutoencoder, ProLUAutoencoder, ReLUAutoencoder
 from monosem.sae.topk import BatchTopKAutoencoder, MatryoshkaAutoencoder, TopKAutoencoder
 
@@ -41,6 +41,8 @@ def require_architecture(config: AutoencoderConfig) -> None:
     require_known(config.architecture)
     if "k" in ARCHITECTURES[config.architecture].settings and config.k > config.n_latents:
         raise UserError(f"k={config.k} exceeds n_latents={config.n_latents}; lower k or raise n_latents.")
+    if "prefixes" in ARCHITECTURES[config.architecture].settings and round(config.prefixes[0] * config.n_latents) < 1:
+        raise UserError(f"prefixes={list(config.prefixes)} begin with no latent of n_latents={config.n_latents}.")
     require_used(config, (config.architecture,))
 
 
@@ -66,11 +68,20 @@ def own_settings(config: AutoencoderConfig, architecture: str) -> dict[str, Any]
     return {name: getattr(config, name) for name in ARCHITECTURES[architecture].settings}
 
 
-def new_autoencoder(config: AutoencoderConfig, d_model: int) -> Autoencoder:
+def new_autoencoder(config: AutoencoderConfig, widths: int | Widths) -> Autoencoder:
     """An autoencoder of the configured architecture, its weights all zero: initialise or load them next.
+
+    Args:
+        widths: d_model; or those of a crosscoder's hookpoints, of a transcoder's input and target.
 
     Raises:
         UserError: the architecture is unknown, or a setting is not its own.
     """
     require_architecture(config)
-    return ARCHITECTURES[config.architecture](config, d_model)
+    if isinstance(widths, int):
+        widths = Widths((widths,))
+    if config.skip and widths.target is None:
+        raise UserError("skip=True is for transcoders; leave it out, or give a target.")
+    if len(widths.inputs) > 1 and not config.crosscoder:
+        raise UserError(f"crosscoder=False and there are {len(widths.inputs)} hookpoints to read; set crosscoder.")
+    return ARCHITECTURES[config.architecture](config, widths)

@@ -2,6 +2,12 @@
 
 Row i belongs to latent i in every tensor: ``W_enc [n_latents, d_model]``, ``W_dec [n_latents, d_model]``,
 ``b_enc [n_latents]``; ``b_pre [d_model]`` is subtracted before encoding and added after decoding.
+
+A crosscoder reads and reconstructs the activations of several hookpoints, side by side in one vector, each hookpoint's
+preprocessed by itself: its latents have a block of a (unit) decoder row for each. A transcoder gives the activations of
+another hookpoint than it reads: ``W_dec [n_latents, d_target]``, with ``b_dec [d_target]`` of its own and, if asked, a
+linear map beside the latents, ``W_skip [d_model, d_target]``. Its target is not normalised by token, for at inference
+only the input is known, but divided by one number, ``target_scale``.
 """
 
 from abc import ABC, abstractmethod
@@ -51,6 +57,10 @@ class AutoencoderConfig:
     """Train b_enc from zero (as the paper's code does); without it b_enc stays zero (as its equation has it)."""
     preprocess: Preprocess = "unit_norm"
     """What is done to raw activations first and undone last."""
+    crosscoder: bool = False
+    """One autoencoder for all hookpoints together, instead of one for each."""
+    skip: bool = False
+    """Transcoders: a trained linear map from input to target beside the latents."""
 
     def __post_init__(self) -> None:
         if self.n_latents < 1:
@@ -72,8 +82,42 @@ class AutoencoderConfig:
                 raise UserError(f"{name}={value} is not positive; give a positive number.")
         if list(self.prefixes) != sorted(set(self.prefixes)) or not self.prefixes or self.prefixes[-1] != 1:
             raise UserError(f"prefixes={list(self.prefixes)} are not rising shares that end in 1, such as 0.25 0.5 1.")
-        if round(self.prefixes[0] * self.n_latents) < 1:
-            raise UserError(f"prefixes={list(self.prefixes)} begin with no latent of n_latents={self.n_latents}.")
+
+
+class Site(NamedTuple):
+    """Where in the subject model an autoencoder belongs."""
+
+    inputs: tuple[str, ...]
+    """The hookpoints that it reads; several for a crosscoder, side by side in this order."""
+    target: str | None = None
+    """The hookpoint that a transcoder gives instead."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The hookpoints whose activations it gives."""
+        return self.inputs if self.target is None else (self.target,)
+
+    @property
+    def hookpoints(self) -> tuple[str, ...]:
+        """All."""
+        return tuple(dict.fromkeys((*self.inputs, *self.outputs)))
+
+    def read(self, activations: Mapping[str, Float[Tensor, "..."]]) -> Float[Tensor, "..."]:
+        """What the autoencoder reads of activations by hookpoint."""
+        return _side_by_side([activations[name] for name in self.inputs])
+
+    def wanted(self, activations: Mapping[str, Float[Tensor, "..."]]) -> Float[Tensor, "..."]:
+        """What it should give."""
+        return _side_by_side([activations[name] for name in self.outputs])
+
+    def __str__(self) -> str:
+        """``a``, ``a + b`` of a crosscoder, ``a → b`` of a transcoder."""
+        read = " + ".join(self.inputs)
+        return read if self.target is None else f"{read} → {self.target}"
+
+
+def _side_by_side(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +127,25 @@ class Provenance:
     model: str
     """The subject model: hub id, directory or 'builtin'."""
     revision: str | None
-    hookpoint: str
+    hookpoints: tuple[str, ...]
+    """What it reads; several for a crosscoder."""
+    target: str | None = None
+    """What a transcoder gives."""
     context_length: int
     """Tokens a block."""
+
+    @property
+    def site(self) -> Site:
+        return Site(self.hookpoints, self.target)
+
+
+class Widths(NamedTuple):
+    """How wide the activations are that an autoencoder reads and gives."""
+
+    inputs: tuple[int, ...]
+    """Several for a crosscoder."""
+    target: int | None = None
+    """Of a transcoder; otherwise it gives what it reads."""
 
 
 class Term(NamedTuple):
@@ -125,7 +185,7 @@ class Encode(Protocol):
 class TrainingPass(NamedTuple):
     """What an autoencoder makes of a batch in training: all that its losses and counters need."""
 
-    reconstructions: tuple[tuple[float, Float[Tensor, "batch d_model"]], ...]
+    reconstructions: tuple[tuple[float, Float[Tensor, "batch d_target"]], ...]
     """Weight in the loss and reconstruction, preprocessed; the first is the whole code's."""
     penalty: Float[Tensor, ""]
     """What the sparsity coefficient multiplies, averaged over tokens; zero where k sets the sparsity."""
@@ -144,7 +204,6 @@ class Autoencoder(nn.Module, ABC):
     comes to the same, on ``candidates``, those that can matter.
     """
 
-    parameter_names: ClassVar[tuple[str, ...]] = ("W_enc", "b_enc", "W_dec", "b_pre")
     settings: ClassVar[frozenset[str]] = frozenset()
     """The settings of ``AutoencoderConfig`` that are this architecture's own."""
     has_penalty: ClassVar[bool] = True
@@ -156,16 +215,27 @@ class Autoencoder(nn.Module, ABC):
     latent_parameters: ClassVar[tuple[str, ...]] = ()
     """The parameters, a number for each latent, that ``respond`` takes up; b_enc among them acts there alone."""
 
-    def __init__(self, config: AutoencoderConfig, d_model: int) -> None:
+    def __init__(self, config: AutoencoderConfig, widths: Widths) -> None:
         super().__init__()
-        self.config = config
-        self.d_model = d_model
+        self.config, self.widths = config, widths
+        self.d_model = sum(widths.inputs)
+        self.d_target = self.d_model if widths.target is None else widths.target
         self.provenance: Provenance | None = None
         self.training_summary: dict[str, int | float] = {}
-        self.W_enc = nn.Parameter(torch.zeros(config.n_latents, d_model))
+        self.W_enc = nn.Parameter(torch.zeros(config.n_latents, self.d_model))
         self.b_enc = nn.Parameter(torch.zeros(config.n_latents), requires_grad=config.encoder_bias)
-        self.W_dec = nn.Parameter(torch.zeros(config.n_latents, d_model))
-        self.b_pre = nn.Parameter(torch.zeros(d_model))
+        self.W_dec = nn.Parameter(torch.zeros(config.n_latents, self.d_target))
+        self.b_pre = nn.Parameter(torch.zeros(self.d_model))
+        if self.is_transcoder:
+            self.b_dec = nn.Parameter(torch.zeros(self.d_target))
+            self.target_scale = nn.Parameter(torch.ones(()), requires_grad=False)
+        if config.skip:
+            self.W_skip = nn.Parameter(torch.zeros(self.d_model, self.d_target))
+
+    @property
+    def is_transcoder(self) -> bool:
+        """Whether it gives other activations than it reads."""
+        return self.widths.target is not None
 
     @property
     def n_latents(self) -> int:
@@ -197,7 +267,7 @@ class Autoencoder(nn.Module, ABC):
         latents = torch.arange(self.n_latents, device=x.device)
         response = self.respond(self.restrict(pre_activations), latents, len(x))
         return TrainingPass(
-            reconstructions=tuple((term.weight, self._decode_dense(term)) for term in response.terms),
+            reconstructions=tuple((term.weight, self._decode_dense(term, x)) for term in response.terms),
             penalty=response.penalty,
             pre_activations=pre_activations.detach(),
             active=(response.terms[0].latents > 0).sum(dim=0),
@@ -208,11 +278,10 @@ class Autoencoder(nn.Module, ABC):
         """Pre-activations with zeros in the place of those that the batch as a whole rules out; here none."""
         return pre_activations
 
-    def _decode_dense(self, term: Term) -> Float[Tensor, "batch d_model"]:
-        W_dec, b_pre = self.W_dec, self.b_pre
-        if not term.trains_decoder:
-            W_dec, b_pre = W_dec.detach(), b_pre.detach()
-        return term.latents @ W_dec + b_pre
+    def _decode_dense(self, term: Term, x: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_target"]:
+        if term.trains_decoder:
+            return term.latents @ self.W_dec + self.offset(x)
+        return term.latents @ self.W_dec.detach() + self.offset(x).detach()
 
     def start(self) -> None:
         """Set what only this architecture has to where training starts; the rest is ``initialise``'s."""
@@ -222,8 +291,23 @@ class Autoencoder(nn.Module, ABC):
         self.W_enc.mul_(factor)
 
     def preprocess(self, raw: Float[Tensor, "batch d_model"]) -> Preprocessed:
-        """The autoencoder's own inputs for these raw activations."""
-        return preprocess(raw.to(self.W_enc.device), self.config.preprocess)
+        """The autoencoder's own inputs for these raw activations; each hookpoint's by itself."""
+        raw = raw.to(self.W_enc.device)
+        if len(self.widths.inputs) == 1:
+            return preprocess(raw, self.config.preprocess)
+        parts = [preprocess(part, self.config.preprocess) for part in raw.split(self.widths.inputs, dim=1)]
+        xs, means, norms = zip(*parts, strict=True)
+        return Preprocessed(torch.cat(xs, dim=1), torch.stack(means, dim=1), torch.stack(norms, dim=1))
+
+    def training_pair(
+        self, raw: Float[Tensor, "batch d_model"], raw_target: Float[Tensor, "batch d_target"] | None = None
+    ) -> tuple[Float[Tensor, "batch d_model"], Float[Tensor, "batch d_target"]]:
+        """What is encoded and what is to be reconstructed, of raw activations; of an autoencoder the same."""
+        x = self.preprocess(raw).x.to(self.W_enc.dtype)
+        if not self.is_transcoder:
+            return x, x
+        assert raw_target is not None, "a transcoder needs its target"
+        return x, raw_target.to(self.W_enc) / self.target_scale
 
     def pre_activations(self, x: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch n_latents"]:
         """Every latent before any nonlinearity, dense, for preprocessed inputs."""
@@ -238,9 +322,23 @@ class Autoencoder(nn.Module, ABC):
         """A latent parameter's numbers for these latents; differentiable, with a gradient summed in a fixed order."""
         return getattr(self, name).index_select(0, indices)
 
-    def reconstruct(self, kept: KeptLatents) -> Float[Tensor, "batch d_model"]:
-        """The preprocessed reconstruction."""
-        return sparse.sparse_decode(kept.latent_values, kept.latent_indices, self.W_dec) + self.b_pre
+    @property
+    def decoder_bias(self) -> Float[Tensor, " d_target"]:
+        """b_pre, or a transcoder's b_dec."""
+        return self.b_dec if self.is_transcoder else self.b_pre
+
+    def offset(self, x: Float[Tensor, "batch d_model"]) -> Float[Tensor, "#batch d_target"]:
+        """What a reconstruction holds beside the decoded latents: the decoder's bias, and the linear skip."""
+        if not self.config.skip:
+            return self.decoder_bias[None]
+        return self.decoder_bias + (x - self.b_pre) @ self.W_skip
+
+    def reconstruct(
+        self, kept: KeptLatents, offset: Float[Tensor, "#batch d_target"] | None = None
+    ) -> Float[Tensor, "batch d_target"]:
+        """The preprocessed reconstruction; the offset is ``offset``'s, by default the decoder's bias."""
+        decoded = sparse.sparse_decode(kept.latent_values, kept.latent_indices, self.W_dec)
+        return decoded + (self.decoder_bias if offset is None else offset)
 
     @torch.no_grad()
     def encode(self, activations: Float[Tensor, "*tokens d_model"]) -> Codes:
@@ -260,17 +358,38 @@ class Autoencoder(nn.Module, ABC):
             mean=torch.cat([piece.mean for piece in inputs]),
             norm=torch.cat([piece.norm for piece in inputs]),
             n_latents=self.n_latents,
+            offset=torch.cat([self.offset(piece.x) for piece in inputs]) if self.config.skip else None,
         )
 
     @torch.no_grad()
-    def decode(self, codes: Codes) -> Float[Tensor, "batch d_model"]:
-        """Raw activations from codes; preprocessing is undone with each token's own mean and norm."""
-        return undo_preprocess(self.reconstruct(KeptLatents(*codes.padded())), codes.mean, codes.norm)
+    def reconstruct_codes(self, codes: Codes) -> Float[Tensor, "batch d_target"]:
+        """The preprocessed reconstruction, in the space of training."""
+        return self.reconstruct(KeptLatents(*codes.padded()), codes.offset)
 
     @torch.no_grad()
-    def forward(self, activations: Float[Tensor, "*tokens d_model"]) -> Float[Tensor, "*tokens d_model"]:
+    def decode(self, codes: Codes) -> Float[Tensor, "batch d_target"]:
+        """Raw activations from codes; preprocessing is undone with each token's own mean and norm."""
+        return self.undo_preprocess(self.reconstruct_codes(codes), codes.mean, codes.norm)
+
+    def undo_preprocess(
+        self,
+        reconstruction: Float[Tensor, "batch d_target"],
+        mean: Float[Tensor, "batch ..."],
+        norm: Float[Tensor, "batch ..."],
+    ) -> Float[Tensor, "batch d_target"]:
+        """Raw activations of preprocessed ones, given what was taken from the inputs."""
+        if self.is_transcoder:
+            return reconstruction * self.target_scale
+        if len(self.widths.inputs) == 1:
+            return undo_preprocess(reconstruction, mean, norm)
+        parts = reconstruction.split(self.widths.inputs, dim=1)
+        return torch.cat([undo_preprocess(part, mean[:, i], norm[:, i]) for i, part in enumerate(parts)], dim=1)
+
+    @torch.no_grad()
+    def forward(self, activations: Float[Tensor, "*tokens d_model"]) -> Float[Tensor, "*tokens d_target"]:
         """Raw activations, encoded and decoded, in the shape and dtype they came in."""
-        return self.decode(self.encode(activations)).reshape(activations.shape).to(activations.dtype)
+        decoded = self.decode(self.encode(activations))
+        return decoded.reshape(*activations.shape[:-1], self.d_target).to(activations.dtype)
 
     def _encode_piece(self, flat: Float[Tensor, "batch d_model"]) -> tuple[Preprocessed, KeptLatents]:
         inputs = self.preprocess(flat)
@@ -281,6 +400,6 @@ class Autoencoder(nn.Module, ABC):
         if activations.shape[-1] != self.d_model:
             raise UserError(
                 f"The activations are {activations.shape[-1]} wide and this autoencoder's d_model is {self.d_model}; "
-                "give it activations from the hookpoint it was trained on."
+                "give it activations from the hookpoint it was trained on (of a crosscoder all of them, side by side)."
             )
         return activations.reshape(-1, self.d_model)

@@ -18,11 +18,13 @@ class Codes(NamedTuple):
     values: Float[Tensor, " nnz"]
     indices: Int[Tensor, " nnz"]
     row_offsets: Int[Tensor, " batch_plus_1"]
-    mean: Float[Tensor, " batch"]
-    """Each token's own mean over d_model, removed before encoding."""
-    norm: Float[Tensor, " batch"]
+    mean: Float[Tensor, "batch ..."]
+    """Each token's own mean over d_model, removed before encoding; of a crosscoder at each hookpoint."""
+    norm: Float[Tensor, "batch ..."]
     """What each token was divided by before encoding."""
     n_latents: int
+    offset: Float[Tensor, "batch d_target"] | None = None
+    """What a transcoder with a linear skip adds to the decoded latents."""
 
     def padded(self) -> tuple[Float[Tensor, "batch longest"], Int[Tensor, "batch longest"]]:
         """Values and indices as rows of one length, the shorter ending in zeros; free where all are of one length."""

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from monosem.ops.reference import normalize_rows
 from monosem.sae.autoencoder import Autoencoder
 
 
@@ -56,31 +57,62 @@ def random_directions(n: int, d_model: int, generator: torch.Generator) -> Float
 
 @torch.no_grad()
 def initialise(
-    sae: Autoencoder, sample: Float[Tensor, "tokens d_model"], config: InitialiseConfig, generator: torch.Generator
+    sae: Autoencoder,
+    sample: Float[Tensor, "tokens d_model"],
+    config: InitialiseConfig,
+    generator: torch.Generator,
+    target: Float[Tensor, "tokens d_target"] | None = None,
 ) -> None:
     """Set the starting weights from a sample of preprocessed activations.
 
     ``b_pre`` is the sample's geometric median, decoder rows are uniform on the sphere, ``b_enc`` is zero. The encoder
     is the decoder's copy or, untied, torch's default for a linear layer, U(−1/√d, 1/√d); then scaled, if asked.
+
+    A transcoder's ``b_dec`` is its target's geometric median, and its skip starts at zero. Input and target are not one
+    space, so its tied start draws encoder rows on the sphere, and points each decoder row where the best linear map
+    from input to target (by ridge regression on the sample) takes the encoder row.
     """
-    n_latents, d_model = sae.W_dec.shape
+    n_latents, d_model = sae.W_enc.shape
     sae.b_pre.copy_(geometric_median(sample))
     sae.b_enc.zero_()
-    sae.W_dec.copy_(random_directions(n_latents, d_model, generator))
+    by_map = target is not None and config.tied_init
+    rows = random_directions(n_latents, d_model if by_map else sae.d_target, generator)
+    if target is not None:
+        sae.b_dec.copy_(geometric_median(target))
+    if target is not None and by_map:
+        sae.W_dec.copy_(rows.double() @ linear_map(sample - sae.b_pre, target - sae.b_dec))
+        normalize_rows(sae.W_dec)
+    else:
+        sae.W_dec.copy_(rows)
     if config.tied_init:
-        sae.W_enc.copy_(sae.W_dec)
+        sae.W_enc.copy_(rows)
     else:
         bound = d_model**-0.5
         sae.W_enc.copy_(torch.empty(n_latents, d_model).uniform_(-bound, bound, generator=generator))
     sae.start()
     if config.match_magnitude:
         # A thousand tokens, spread over the sample, keep the dense [tokens, n_latents] small.
-        sae.scale_encoder(magnitude_ratio(sae, sample[:: max(1, len(sample) // 1024)]))
+        spread = slice(None, None, max(1, len(sample) // 1024))
+        sae.scale_encoder(magnitude_ratio(sae, sample[spread], (sample if target is None else target)[spread]))
 
 
-def magnitude_ratio(sae: Autoencoder, sample: Float[Tensor, "tokens d_model"]) -> float:
-    """Mean ‖x − b_pre‖ over mean ‖x̂ − b_pre‖, which grows linearly as the encoder is scaled."""
+def linear_map(
+    x: Float[Tensor, "tokens d_model"], y: Float[Tensor, "tokens d_target"]
+) -> Float[Tensor, "d_model d_target"]:
+    """The matrix M for which x M comes nearest to y, in float64, with a ridge of a thousandth of x's mean variance."""
+    x, y = x.cpu().double(), y.cpu().double()
+    covariance = x.T @ x
+    ridge = 1e-3 * covariance.diagonal().mean() * torch.eye(len(covariance), dtype=torch.float64)
+    return torch.linalg.solve(covariance + ridge, x.T @ y)
+
+
+def magnitude_ratio(
+    sae: Autoencoder, sample: Float[Tensor, "tokens d_model"], target: Float[Tensor, "tokens d_target"]
+) -> float:
+    """Mean length of the target, from the decoder's bias, over that of the decoded latents.
+
+    The latter grows linearly as the encoder is scaled.
+    """
     (_, reconstruction), *_ = sae.training_pass(sample).reconstructions
-    offset = reconstruction - sae.b_pre
-    reconstructed = float(offset.norm(dim=1).mean())
-    return float((sample - sae.b_pre).norm(dim=1).mean()) / reconstructed if reconstructed > 0 else 1.0
+    reconstructed = float((reconstruction - sae.offset(sample)).norm(dim=1).mean())
+    return float((target - sae.decoder_bias).norm(dim=1).mean()) / reconstructed if reconstructed > 0 else 1.0

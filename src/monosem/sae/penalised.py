@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from monosem.ops.reference import Chosen
 from monosem.sae.activations import KeptLatents, keep_positive
-from monosem.sae.autoencoder import Autoencoder, AutoencoderConfig, Encode, Response, Term
+from monosem.sae.autoencoder import Autoencoder, AutoencoderConfig, Encode, Response, Term, Widths
 from monosem.sae.straight_through import jumprelu, prolu, step
 
 
@@ -69,11 +69,10 @@ class GatedAutoencoder(PenalisedAutoencoder):
     other gradient.
     """
 
-    parameter_names: ClassVar[tuple[str, ...]] = (*Autoencoder.parameter_names, "r_mag", "b_mag")
     latent_parameters: ClassVar[tuple[str, ...]] = ("b_enc", "r_mag", "b_mag")
 
-    def __init__(self, config: AutoencoderConfig, d_model: int) -> None:
-        super().__init__(config, d_model)
+    def __init__(self, config: AutoencoderConfig, widths: Widths) -> None:
+        super().__init__(config, widths)
         self.r_mag = nn.Parameter(torch.zeros(config.n_latents))
         self.b_mag = nn.Parameter(torch.zeros(config.n_latents))
 
@@ -97,13 +96,12 @@ class JumpReLUAutoencoder(PenalisedAutoencoder):
     million steps, and a short one takes ``initial_threshold`` near the end.
     """
 
-    parameter_names: ClassVar[tuple[str, ...]] = (*Autoencoder.parameter_names, "log_threshold")
     settings: ClassVar[frozenset[str]] = frozenset({"bandwidth", "initial_threshold"})
     latent_parameters: ClassVar[tuple[str, ...]] = ("log_threshold",)
     first_coefficient: ClassVar[float] = 3e-4
 
-    def __init__(self, config: AutoencoderConfig, d_model: int) -> None:
-        super().__init__(config, d_model)
+    def __init__(self, config: AutoencoderConfig, widths: Widths) -> None:
+        super().__init__(config, widths)
         self.log_threshold = nn.Parameter(torch.zeros(config.n_latents))
 
     def start(self) -> None:

@@ -19,8 +19,9 @@ class Preprocessed(NamedTuple):
     """Preprocessed activations and what was taken away: raw = x × norm + mean."""
 
     x: Float[Tensor, "batch d_model"]
-    mean: Float[Tensor, " batch"]
-    norm: Float[Tensor, " batch"]
+    mean: Float[Tensor, "batch ..."]
+    """Of a crosscoder a column for each hookpoint."""
+    norm: Float[Tensor, "batch ..."]
 
 
 def preprocess(raw: Float[Tensor, "batch d_model"], kind: Preprocess) -> Preprocessed:

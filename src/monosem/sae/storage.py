@@ -17,7 +17,7 @@ from monosem.config import from_dict, to_dict
 from monosem.errors import UserError
 from monosem.files import tensor_checksum, write_atomically, write_directory_atomically, write_tensors
 from monosem.sae.architectures import new_autoencoder
-from monosem.sae.autoencoder import Autoencoder, AutoencoderConfig, Provenance
+from monosem.sae.autoencoder import Autoencoder, AutoencoderConfig, Provenance, Widths
 
 FORMAT_VERSION = 1
 WEIGHTS, RECORD = "sae.safetensors", "sae.json"
@@ -30,6 +30,11 @@ class Description:
     format_version: int
     monosem_version: str
     d_model: int
+    """Width of what is read; of a crosscoder the sum over its hookpoints."""
+    widths: tuple[int, ...] = ()
+    """Of a crosscoder's hookpoints."""
+    d_target: int | None = None
+    """Width of what a transcoder gives."""
     autoencoder: AutoencoderConfig
     subject: Provenance | None
     training: dict[str, int | float]
@@ -40,6 +45,10 @@ class Description:
     def __post_init__(self) -> None:
         if self.d_model < 1:
             raise UserError(f"d_model={self.d_model} is below 1; the file is damaged.")
+        if self.widths and (sum(self.widths) != self.d_model or min(self.widths) < 1):
+            raise UserError(f"widths={list(self.widths)} are not those of d_model={self.d_model}; the file is damaged.")
+        if self.d_target is not None and self.d_target < 1:
+            raise UserError(f"d_target={self.d_target} is below 1; the file is damaged.")
 
 
 def save_autoencoder(sae: Autoencoder, directory: Path) -> None:
@@ -48,12 +57,13 @@ def save_autoencoder(sae: Autoencoder, directory: Path) -> None:
 
     directory.parent.mkdir(parents=True, exist_ok=True)
     with write_directory_atomically(directory) as temporary:
-        tensors = {name: getattr(sae, name) for name in sae.parameter_names}
-        checksums = write_tensors(temporary / WEIGHTS, tensors)
+        checksums = write_tensors(temporary / WEIGHTS, dict(sae.named_parameters()))
         description = Description(
             format_version=FORMAT_VERSION,
             monosem_version=__version__,
             d_model=sae.d_model,
+            widths=sae.widths.inputs if len(sae.widths.inputs) > 1 else (),
+            d_target=sae.widths.target,
             autoencoder=sae.config,
             subject=sae.provenance,
             training=sae.training_summary,
@@ -73,7 +83,8 @@ def load_autoencoder(path: str | Path, *, device: str = "cpu", dtype: torch.dtyp
         directory = directory / "sae"
     record = _read_record(directory)
     description = from_dict(Description, record, str(directory / RECORD))
-    sae = new_autoencoder(description.autoencoder, description.d_model)
+    widths = Widths(description.widths or (description.d_model,), description.d_target)
+    sae = new_autoencoder(description.autoencoder, widths)
     tensors = _read_tensors(
         directory, description.checksums, {name: tuple(p.shape) for name, p in sae.named_parameters()}
     )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from monosem.ops import sparse
 from monosem.ops.reference import Chosen
 from monosem.sae.activations import KeptLatents, activate, keep_positive, keep_topk
-from monosem.sae.autoencoder import Autoencoder, AutoencoderConfig, Encode, Response, Term, TrainingPass
+from monosem.sae.autoencoder import Autoencoder, AutoencoderConfig, Encode, Response, Term, TrainingPass, Widths
 
 # Share of the running threshold above which a batch's candidates are looked for first: its own is rarely lower.
 CAUTION = 0.85
@@ -57,7 +57,7 @@ class TopKAutoencoder(Autoencoder):
             codes.append((1 / 8, KeptLatents(values, indices)))
         is_active = values[:, :k] > 0
         return TrainingPass(
-            reconstructions=tuple((weight, self.reconstruct(code)) for weight, code in codes),
+            reconstructions=tuple((weight, self.reconstruct(code, self.offset(x))) for weight, code in codes),
             penalty=x.new_zeros(()),
             pre_activations=pre_activations,
             active=torch.bincount(indices[:, :k][is_active], minlength=self.n_latents),
@@ -71,12 +71,11 @@ class BatchTopKAutoencoder(Autoencoder):
     value that a batch kept, so that a token's code does not depend on its company.
     """
 
-    parameter_names: ClassVar[tuple[str, ...]] = (*Autoencoder.parameter_names, "threshold")
     settings: ClassVar[frozenset[str]] = frozenset({"k"})
     has_penalty: ClassVar[bool] = False
 
-    def __init__(self, config: AutoencoderConfig, d_model: int) -> None:
-        super().__init__(config, d_model)
+    def __init__(self, config: AutoencoderConfig, widths: Widths) -> None:
+        super().__init__(config, widths)
         self.threshold = nn.Parameter(torch.zeros(()), requires_grad=False)
 
     def keep(self, pre_activations: Float[Tensor, "batch n_latents"]) -> KeptLatents:

@@ -32,6 +32,8 @@ class SubjectConfig:
     """Read the residual stream after this block, counted from 0; default three quarters of the way, ⌈¾L⌉ − 1."""
     hookpoint: tuple[str, ...] = ()
     """Instead of a layer: module paths (their output), with ':in' after them (their input), or globs of both."""
+    target: str | None = None
+    """Reconstruct the activations at this hookpoint from those that are read: a transcoder."""
     context_length: int = 64
     """Tokens in a block."""
     bos: Literal["auto", "always", "never"] = "auto"
@@ -127,8 +129,21 @@ class SubjectModel:
         return expand_hookpoints(self.model, patterns)
 
     def resolve(self, config: SubjectConfig) -> list[str]:
-        """The hookpoints that a configuration asks for: those of ``hookpoint``, else the one of ``layer``."""
-        return self.hookpoints(config.hookpoint) if config.hookpoint else [self.layer_hookpoint(config.layer)]
+        """The hookpoints that a configuration asks to read: those of ``hookpoint``, else the one of ``layer``.
+
+        Raises:
+            UserError: one is unknown, or the target is none, or one that is read.
+        """
+        read = self.hookpoints(config.hookpoint) if config.hookpoint else [self.layer_hookpoint(config.layer)]
+        if config.target is not None:
+            found = self.hookpoints([config.target])
+            if found != [config.target]:
+                raise UserError(f"target={config.target} names several hookpoints: {', '.join(found)}; give one.")
+            if config.target in read:
+                raise UserError(
+                    f"target={config.target} is read too; leave the target out for an autoencoder, or read another."
+                )
+        return read
 
     @torch.no_grad()
     def capture(

@@ -39,6 +39,7 @@ def fused_step(
     settings: StepSettings,
     adam: AdamStep,
     sparsity_coefficient: float = 0.0,
+    target: Float[Tensor, "batch d_target"] | None = None,
 ) -> StepReport:
     """See ``step.train_step``."""
     losses, W_dec = settings.losses, state.parameters["W_dec"].weight
@@ -47,7 +48,8 @@ def fused_step(
     x_centered = x - sae.b_pre
     encoder = _Encoder(kernels, sae, state, x_centered, dead, losses.k_aux, losses.aux_tokens(len(x)))
     candidates = sae.candidates(encoder)
-    batch, response, loss = _gradients(kernels, sae, x_centered, candidates, losses.variance, sparsity_coefficient)
+    y = x if target is None else target
+    batch, response, loss = _gradients(kernels, sae, x, y, candidates, losses.variance, sparsity_coefficient)
     residual, latents = batch.terms[0].residual, batch.terms[0].values
     auxiliary, of_dead = 0.0, None
     if len(dead):
@@ -63,7 +65,7 @@ def fused_step(
         loss=loss + auxiliary,
         auxiliary_loss=auxiliary / losses.aux_coefficient if auxiliary else 0.0,
         squared_error=square_sum(residual),
-        spread=spread(x_centered),
+        spread=spread(y),
         l0=float((latents > 0).sum() / len(x)),
         dead_share=float(is_dead.float().mean()),
         is_finite=is_finite,
@@ -106,30 +108,40 @@ class _Gradients(NamedTuple):
 
 
 def _gradients(
-    kernels: Kernels, sae: Autoencoder, x_centered: Tensor, candidates: Chosen, variance: float, coefficient: float
+    kernels: Kernels,
+    sae: Autoencoder,
+    x: Tensor,
+    target: Tensor,
+    candidates: Chosen,
+    variance: float,
+    coefficient: float,
 ) -> _Gradients:
-    """Losses of a batch, and their gradients as far as autograd goes: in pre-activations and latent parameters."""
+    """Losses of a batch, and their gradients as far as autograd goes: in pre-activations and in small parameters."""
     with torch.enable_grad():
         pre_activations = candidates.values.detach().requires_grad_()
-        response = sae.respond(pre_activations, candidates.indices, len(x_centered))
-    loss, terms, upstream = 0.0, [], []
+        response = sae.respond(pre_activations, candidates.indices, len(x))
+        offset = sae.offset(x)
+    left = target - offset.detach()
+    loss, of_offset = 0.0, torch.zeros_like(target)
+    terms: list[ErrorTerm] = []
+    of_latents: list[Tensor] = []
     for term in response.terms:
-        weight, values = term.weight / (len(x_centered) * variance), term.latents.detach()
-        residual, products = kernels.subtract_decoded(
-            x_centered, candidates._replace(values=values), sae.W_dec.detach()
-        )
+        weight, values = term.weight / (len(x) * variance), term.latents.detach()
+        residual, products = kernels.subtract_decoded(left, candidates._replace(values=values), sae.W_dec.detach())
         loss += weight * square_sum(residual)
-        upstream.append(-2 * weight * products)
+        of_latents.append(-2 * weight * products)
         if term.trains_decoder:
             terms.append(ErrorTerm(weight, values, residual))
-    outputs = [term.latents for term in response.terms]
+            of_offset.add_(residual, alpha=-2 * weight)
+    outputs = [*(term.latents for term in response.terms), offset]
+    upstream = [*of_latents, of_offset.sum_to_size(offset.shape)]
     if sae.has_penalty:
         loss += coefficient * float(response.penalty)
         outputs.append(response.penalty)
         upstream.append(torch.full_like(response.penalty, coefficient))
     torch.autograd.backward(outputs, upstream)
     of_pre_activations = torch.zeros_like(candidates.values) if pre_activations.grad is None else pre_activations.grad
-    batch = TokenGradients(x_centered, candidates._replace(values=of_pre_activations), tuple(terms))
+    batch = TokenGradients(x - sae.b_pre, candidates._replace(values=of_pre_activations), tuple(terms))
     return _Gradients(batch, response, loss)
 
 
@@ -145,18 +157,26 @@ def _update(
     """Move all parameters; False, and nothing moves, if the gradient is not finite."""
     W_enc, W_dec = state.parameters["W_enc"], state.parameters["W_dec"]
     b_enc = None if "b_enc" in sae.latent_parameters else state.parameters.get("b_enc")
-    own = {name: getattr(sae, name).grad for name in sae.latent_parameters if name in state.parameters}
-    telling = [batch.of_pre_activations.values, *own.values(), *([] if of_dead is None else [of_dead.biases])]
+    by_kernels = {"W_enc", "W_dec"} | (set() if "b_enc" in sae.latent_parameters else {"b_enc"})
+    small = {name: _gradient_of(sae.get_parameter(name)) for name in state.parameters if name not in by_kernels}
+    telling = [batch.of_pre_activations.values, *small.values(), *([] if of_dead is None else [of_dead.biases])]
     if not all(bool(gradient.isfinite().all()) for gradient in telling):
         return False
     if settings.clip_norm is not None:
-        sums = kernels.gradient_square_sums(batch, of_dead, W_enc.weight, W_dec.weight)
-        of_W_enc, of_b_enc, of_W_dec, of_b_pre = sums
-        of_own = sum(square_sum(gradient) for gradient in own.values())
-        norm = math.sqrt(of_W_enc + (of_b_enc if b_enc else 0) + of_W_dec + of_b_pre + of_own)
+        of_W_enc, of_b_enc, of_W_dec, of_inputs = kernels.gradient_square_sums(
+            batch, of_dead, W_enc.weight, W_dec.weight
+        )
+        of_small = (gradient - of_inputs if name == "b_pre" else gradient for name, gradient in small.items())
+        of_large = of_W_enc + (of_b_enc if b_enc else 0) + of_W_dec
+        norm = math.sqrt(of_large + sum(square_sum(gradient) for gradient in of_small))
         adam = adam._replace(gradient_scale=clipping(norm, settings.clip_norm))
-    of_b_pre = kernels.update_latents(W_enc, b_enc, W_dec, batch, of_dead, adam)
-    for name, gradient in ({"b_pre": of_b_pre} | own).items():
+    small["b_pre"] -= kernels.update_latents(W_enc, b_enc, W_dec, batch, of_dead, adam)
+    for name, gradient in small.items():
         adam_step(state.parameters[name], gradient, adam)
         update_copies(state.parameters[name], adam.ema_decay)
     return True
+
+
+def _gradient_of(parameter: Tensor) -> Tensor:
+    """What autograd left; zeros where the parameter had no part in a loss."""
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

@@ -21,7 +21,7 @@ class LossSettings:
     """What the losses need beside the autoencoder and the batch."""
 
     variance: float
-    """Mean ‖x − x̄‖² of the initial sample."""
+    """Mean ‖y − ȳ‖² of the initial sample, y being what is to be reconstructed."""
     aux_coefficient: float
     """α of AuxK; zero leaves it out."""
     k_aux: int
@@ -39,11 +39,11 @@ class Losses(NamedTuple):
 
     total: Float[Tensor, ""]
     main: Float[Tensor, ""]
-    """Mean ‖x − x̂‖² over the sample's variance, of the whole code."""
+    """Mean ‖y − ŷ‖² over the sample's variance, of the whole code."""
     auxiliary: Float[Tensor, ""]
     """MSE(e, ê) / Var(e), before α; zero where no latent is dead or the value is not finite."""
-    residual: Float[Tensor, "batch d_model"]
-    """x − x̂, detached."""
+    residual: Float[Tensor, "batch d_target"]
+    """y − ŷ, detached."""
     passed: TrainingPass
 
 
@@ -53,10 +53,16 @@ def compute_losses(
     is_dead: Bool[Tensor, " n_latents"],
     settings: LossSettings,
     sparsity_coefficient: float = 0.0,
+    target: Float[Tensor, "batch d_target"] | None = None,
 ) -> Losses:
-    """Reconstruction losses, penalty and AuxK from one product with the encoder."""
+    """Reconstruction losses, penalty and AuxK from one product with the encoder.
+
+    Args:
+        target: what is to be reconstructed; by default x itself.
+    """
     passed = sae.training_pass(x)
-    residuals = [(weight, x - reconstruction) for weight, reconstruction in passed.reconstructions]
+    y = x if target is None else target
+    residuals = [(weight, y - reconstruction) for weight, reconstruction in passed.reconstructions]
     errors = [(weight, squared_error(residual) / settings.variance) for weight, residual in residuals]
     total = torch.stack([weight * error for weight, error in errors]).sum()
     if sae.has_penalty:
@@ -92,7 +98,7 @@ def spread(x: Float[Tensor, "tokens d_model"]) -> float:
 def auxk_loss(
     sae: Autoencoder,
     x: Float[Tensor, "batch d_model"],
-    residual: Float[Tensor, "batch d_model"],
+    residual: Float[Tensor, "batch d_target"],
     pre_activations: Float[Tensor, "batch n_latents"],
     is_dead: Bool[Tensor, " n_latents"],
     k_aux: int,

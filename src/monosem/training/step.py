@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from monosem.ops.reference import AdamStep, adam_step, normalize_rows, project_out_parallel_gradient, update_copies
 from monosem.sae.autoencoder import Autoencoder
 from monosem.training.dead_latents import count_activity, dead_mask
-from monosem.training.losses import LossSettings, compute_losses
+from monosem.training.losses import LossSettings, compute_losses, spread
 from monosem.training.state import TrainingState
 
 
@@ -31,9 +31,9 @@ class StepReport(NamedTuple):
     loss: float
     auxiliary_loss: float
     squared_error: float
-    """Σ‖x − x̂‖² over the batch."""
+    """Σ‖y − ŷ‖² over the batch, y being what is to be reconstructed."""
     spread: float
-    """Σ‖x − x̄‖² over the batch, about the batch's own mean; the ratio of the two is the normalised MSE."""
+    """Σ‖y − ȳ‖² over the batch, about the batch's own mean; the ratio of the two is the normalised MSE."""
     l0: float
     dead_share: float
     is_finite: bool
@@ -46,13 +46,15 @@ def train_step(
     settings: StepSettings,
     adam: AdamStep,
     sparsity_coefficient: float = 0.0,
+    target: Float[Tensor, "batch d_target"] | None = None,
 ) -> StepReport:
     """Losses, gradients, constraint, Adam, constraint, average, counters.
 
-    A batch whose loss or gradient is not finite changes nothing: the report says so.
+    The target is what is to be reconstructed, by default x itself. A batch whose loss or gradient is not finite changes
+    nothing: the report says so.
     """
     is_dead = dead_mask(state.tokens_since_active, settings.dead_tokens)
-    losses = compute_losses(sae, x, is_dead, settings.losses, sparsity_coefficient)
+    losses = compute_losses(sae, x, is_dead, settings.losses, sparsity_coefficient, target)
     is_finite = bool(losses.total.isfinite())
     if is_finite:
         losses.total.backward()
@@ -65,7 +67,7 @@ def train_step(
         loss=float(losses.total.detach()),
         auxiliary_loss=float(losses.auxiliary),
         squared_error=float(losses.residual.square().sum()),
-        spread=float((x - x.mean(dim=0)).square().sum()),
+        spread=spread(x if target is None else target),
         l0=float(losses.passed.active.sum() / len(x)),
         dead_share=float(is_dead.float().mean()),
         is_finite=is_finite,

@@ -146,7 +146,7 @@ class Trainer:
     def __init__(self, sae: Autoencoder, config: TrainingConfig, variance: float) -> None:
         """
         Args:
-            variance: mean ‖x − x̄‖² of an initial sample of preprocessed activations; the main loss divides by it.
+            variance: mean ‖y − ȳ‖² of an initial sample of what is to be reconstructed; the main loss divides by it.
 
         Raises:
             UserError: settings do not fit the architecture.
@@ -171,7 +171,8 @@ class Trainer:
             clip_norm=config.clip_norm,
         )
         normalize_rows(sae.W_dec.data)
-        self.kernels = fused_kernels(sae.W_dec) if config.step == "fused" else None
+        has_one_width = sae.W_enc.shape == sae.W_dec.shape  # of rows, as the kernels have it
+        self.kernels = fused_kernels(sae.W_dec) if config.step == "fused" and has_one_width else None
         rounded = ("W_enc",) if self.kernels is not None and self.kernels.rounds_products() else ()
         self.state = new_state(
             sae,
@@ -191,14 +192,19 @@ class Trainer:
         """Tokens served so far, skipped batches included."""
         return self.progress.batches * self.config.batch_size
 
-    def step(self, activations: Float[Tensor, "batch d_model"]) -> StepReport | None:
-        """Train on one batch of raw activations; None (and a count) if its input or loss is not finite."""
+    def step(
+        self, activations: Float[Tensor, "batch d_model"], target: Float[Tensor, "batch d_target"] | None = None
+    ) -> StepReport | None:
+        """Train on one batch of raw activations; None (and a count) if its input or loss is not finite.
+
+        Args:
+            target: a transcoder's, raw.
+        """
         batches, steps, skipped, bad = self.progress
         report = None
-        if _is_finite(activations):
-            x = self.sae.preprocess(activations).x.to(self.sae.W_enc.dtype)
-            adam = self._adam_step()
-            arguments = (self.sae, self.state, x, self.settings, adam, self.sparsity_coefficient)
+        if _is_finite(activations) and (target is None or _is_finite(target)):
+            x, y = self.sae.training_pair(activations, target)
+            arguments = (self.sae, self.state, x, self.settings, self._adam_step(), self.sparsity_coefficient, y)
             report = train_step(*arguments) if self.kernels is None else fused_step(self.kernels, *arguments)
         if report is None or not report.is_finite:
             self.progress = Progress(batches + 1, steps, skipped + 1, bad + 1)
