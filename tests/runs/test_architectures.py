@@ -39,10 +39,10 @@ def test_a_run_of_any_architecture_survives_an_interruption_and_is_evaluated(
     (trained,) = monosem.train(make_config(tmp_path / "whole", **changes), console=console)
     step = HookpointRun.step
 
-    def interrupt(run: HookpointRun, activations: Any) -> bool:
+    def interrupt(run: HookpointRun, *arguments: Any) -> bool:
         if run.trainer.progress.batches == 23:
             signal.raise_signal(signal.SIGTERM)
-        return step(run, activations)
+        return step(run, *arguments)
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(HookpointRun, "step", interrupt)

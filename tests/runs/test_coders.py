@@ -41,10 +41,10 @@ def test_they_survive_an_interruption_and_are_evaluated(
     (trained,) = monosem.train(make_config(tmp_path / "whole", **KINDS[kind]), console=console)
     step = HookpointRun.step
 
-    def killed(run: HookpointRun, activations: Any) -> bool:
+    def killed(run: HookpointRun, *arguments: Any) -> bool:
         if run.trainer.progress.batches == 40:
             raise RuntimeError("killed")
-        return step(run, activations)
+        return step(run, *arguments)
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
         patch.setattr(HookpointRun, "step", killed)

@@ -31,10 +31,10 @@ def at_batch(number: int, action: Callable[[], Any], monkeypatch: pytest.MonkeyP
     """Do something within the step of the batch of this number, counted from 1, whenever it comes."""
     step = HookpointRun.step
 
-    def act_and_step(run: HookpointRun, activations: Any) -> bool:
+    def act_and_step(run: HookpointRun, *arguments: Any) -> bool:
         if run.trainer.progress.batches + 1 == number:
             action()
-        return step(run, activations)
+        return step(run, *arguments)
 
     monkeypatch.setattr(HookpointRun, "step", act_and_step)
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from rich.console import Console
 
 import monosem
@@ -56,10 +55,10 @@ def test_an_interruption_stops_all_of_them_at_one_step(
     monosem.train(make_config(tmp_path / "whole", hookpoint=GLOB, tokens=960), console=console)
     step = HookpointRun.step
 
-    def interrupted_step(run: HookpointRun, activations: torch.Tensor) -> bool:
+    def interrupted_step(run: HookpointRun, *arguments: object) -> bool:
         if run.trainer.progress.batches == 24 and str(run.site) == "transformer.h.1.mlp":
             signal.raise_signal(signal.SIGINT)
-        return step(run, activations)
+        return step(run, *arguments)
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(HookpointRun, "step", interrupted_step)

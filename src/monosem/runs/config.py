@@ -41,6 +41,11 @@ class RunConfig:
         require_fitting(name, ARCHITECTURES[name].has_penalty, self.training)
         if self.autoencoder.skip and self.subject.target is None:
             raise UserError("skip=True is for transcoders and there is no target; give --target, or leave it out.")
+        if self.activations and self.training.end_to_end != "none":
+            raise UserError(
+                f"end_to_end={self.training.end_to_end} needs the subject to read on from the reconstruction; "
+                f"leave activations={list(self.activations)} out."
+            )
         if self.activations and (self.subject.layer is not None or self.subject.hookpoint):
             raise UserError(
                 f"activations={list(self.activations)} name their own hookpoint; leave layer and hookpoint out."

@@ -14,6 +14,7 @@ from monosem.runs.directory import AUTOENCODER, CHECKPOINTS
 from monosem.sae.autoencoder import Site
 from monosem.sae.storage import save_autoencoder
 from monosem.training.checkpoint import Checkpoint, prune_checkpoints, save_checkpoint
+from monosem.training.losses import EndToEndLoss
 from monosem.training.step import StepReport
 from monosem.training.trainer import Trainer
 
@@ -45,10 +46,10 @@ class HookpointRun(AbstractContextManager["HookpointRun"]):
         for sink in self._sinks:
             sink.close()
 
-    def step(self, activations: Mapping[str, Float[Tensor, "batch _"]]) -> bool:
+    def step(self, activations: Mapping[str, Float[Tensor, "batch _"]], end_to_end: EndToEndLoss | None = None) -> bool:
         """Train on a batch of activations by hookpoint; False if it was not finite and so was skipped."""
         target = None if self.site.target is None else self.site.wanted(activations)
-        report = self.trainer.step(self.site.read(activations), target)
+        report = self.trainer.step(self.site.read(activations), target, end_to_end)
         if report is not None:
             self._add(report)
         if self._passed(self.config.log.log_every) or self.trainer.progress.batches == self.trainer.config.steps:
@@ -61,7 +62,7 @@ class HookpointRun(AbstractContextManager["HookpointRun"]):
         return tokens // every > (tokens - self.trainer.config.batch_size) // every
 
     def _add(self, report: StepReport) -> None:
-        summed = ("loss", "auxiliary_loss", "squared_error", "spread", "l0")
+        summed = ("loss", "auxiliary_loss", "end_to_end_loss", "squared_error", "spread", "l0")
         for name, value in (("steps", 1), *((name, getattr(report, name)) for name in summed)):
             self._sums[name] = self._sums.get(name, 0) + value
         self._sums["dead_share"] = report.dead_share
@@ -81,6 +82,7 @@ class HookpointRun(AbstractContextManager["HookpointRun"]):
             "steps": self.trainer.progress.steps,
             "loss": sums["loss"] / sums["steps"],
             "auxiliary_loss": sums["auxiliary_loss"] / sums["steps"],
+            **({"end_to_end_loss": sums["end_to_end_loss"] / sums["steps"]} if self._is_end_to_end else {}),
             "normalized_mse": sums["squared_error"] / sums["spread"],
             "l0": sums["l0"] / sums["steps"],
             "dead_share": sums["dead_share"],
@@ -88,6 +90,10 @@ class HookpointRun(AbstractContextManager["HookpointRun"]):
             **({"sparsity_coefficient": self.trainer.sparsity_coefficient} if self.trainer.sae.has_penalty else {}),
             "skipped_batches": self.trainer.progress.skipped,
         }
+
+    @property
+    def _is_end_to_end(self) -> bool:
+        return self.trainer.config.end_to_end != "none"
 
     def news(self) -> list[str]:
         """The last logged numbers, for the live line."""

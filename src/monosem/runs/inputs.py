@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
+from torch import Tensor
 
 from monosem.data.sources import ActivationSource, CachedActivations, Rows
 from monosem.errors import UserError
@@ -23,7 +25,7 @@ class LiveActivations:
     """Rows made on demand: the training text's blocks through the subject model, kept positions only."""
 
     def __init__(self, subject: SubjectModel, stream: BlockStream, hookpoints: Sequence[str]) -> None:
-        self._subject, self._stream, self._hookpoints = subject, stream, list(hookpoints)
+        self.subject, self._stream, self._hookpoints = subject, stream, list(hookpoints)
         probe = subject.capture(stream.rows(0, 1).tokens, self._hookpoints)
         self._widths = {hookpoint: value.shape[-1] for hookpoint, value in probe.items()}
 
@@ -39,10 +41,14 @@ class LiveActivations:
 
     def rows(self, start: int, stop: int) -> Rows:
         """Rows ``start … stop - 1``, on the subject's device and in its dtype."""
-        blocks = self._stream.rows(start, stop)
-        captured = self._subject.capture(blocks.tokens, self._hookpoints)
-        kept = blocks.kept.to(self._subject.device)
+        blocks, captured = self.blocks(start, stop)
+        kept = blocks.kept.to(self.subject.device)
         return Rows({hookpoint: value[kept] for hookpoint, value in captured.items()}, blocks.positions[blocks.kept])
+
+    def blocks(self, start: int, stop: int) -> tuple[Blocks, dict[str, Float[Tensor, "blocks length _"]]]:
+        """The blocks that rows ``start … stop - 1`` lie in, with exactly these kept, and their activations."""
+        blocks = self._stream.rows(start, stop)
+        return blocks, self.subject.capture(blocks.tokens, self._hookpoints)
 
 
 class Inputs(NamedTuple):

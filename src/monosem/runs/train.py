@@ -1,7 +1,7 @@
 """Training, from a configuration to a run's directory; and going on after an interruption."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,12 +15,14 @@ from monosem.runlog import ProgressLine, require_packages
 from monosem.runs.config import RunConfig
 from monosem.runs.console import default_console
 from monosem.runs.directory import plan_runs, prepare_directory, read_config, require_no_run, write_configs
+from monosem.runs.end_to_end import BlockBatch, block_batches
 from monosem.runs.evaluate import evaluate_inputs
 from monosem.runs.hookpoint_run import HookpointRun
-from monosem.runs.inputs import Inputs, open_inputs
+from monosem.runs.inputs import Inputs, LiveActivations, open_inputs
 from monosem.runs.interruption import Interruption
 from monosem.runs.trainers import begun_runs, continued_runs, new_trainers
-from monosem.training.trainer import Trainer
+from monosem.training.losses import EndToEndLoss
+from monosem.training.trainer import Trainer, TrainingConfig
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -154,16 +156,10 @@ def _serve_batches(inputs: Inputs, runs: Sequence[HookpointRun], console: "Conso
         Interruption() as interruption,
         ProgressLine("Training", total, console, done=runs[0].trainer.tokens) as line,
     ):
-        batches = shuffled_batches(
-            inputs.source,
-            batch_size=training.batch_size,
-            seed=training.seed,
-            buffer_batches=training.shuffle_batches,
-            start=first,
-        )
+        batches = _batches(inputs, training, first)
         for index in range(first, training.steps):
             batch = next(batches)
-            bad = [run for run in runs if not run.step(batch.activations)]
+            bad = [run for run in runs if not run.step(batch.activations, _end_to_end(batch, run))]
             line.update(runs[0].trainer.tokens, runs[0].news())
             reports = [_report_bad_batch(run, batch, inputs, console) for run in bad]
             is_last = index + 1 == training.steps
@@ -178,6 +174,24 @@ def _serve_batches(inputs: Inputs, runs: Sequence[HookpointRun], console: "Conso
                 raise UserError(given_up[0])
             if interruption.received:
                 raise Interrupted(interruption.received, how_to_go_on)
+
+
+def _batches(inputs: Inputs, training: TrainingConfig, first: int) -> Iterator[Batch]:
+    """From batch ``first`` on: of rows mixed token by token, or, to train on the subject's loss, of whole blocks."""
+    if training.end_to_end != "none" and isinstance(inputs.source, LiveActivations):
+        return block_batches(inputs.source, batch_size=training.batch_size, start=first)
+    return shuffled_batches(
+        inputs.source,
+        batch_size=training.batch_size,
+        seed=training.seed,
+        buffer_batches=training.shuffle_batches,
+        start=first,
+    )
+
+
+def _end_to_end(batch: Batch, run: HookpointRun) -> EndToEndLoss | None:
+    kind = run.trainer.config.end_to_end
+    return batch.loss(run.site, kind) if kind != "none" and isinstance(batch, BlockBatch) else None
 
 
 def _save_checkpoints(runs: Sequence[HookpointRun]) -> None:

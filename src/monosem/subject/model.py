@@ -190,10 +190,16 @@ class SubjectModel:
         with replaced(self.model, hookpoint, function, where):
             yield
 
-    @torch.no_grad()
-    def logits(self, tokens: Int[Tensor, "blocks length"]) -> Float[Tensor, "blocks length vocabulary"]:
-        """The model's logits of each next token, all blocks in one forward pass."""
-        return self._forward(tokens).logits
+    def logits(
+        self, tokens: Int[Tensor, "blocks length"], *, differentiable: bool = False
+    ) -> Float[Tensor, "blocks length vocabulary"]:
+        """The model's logits of each next token, all blocks in one forward pass.
+
+        Args:
+            differentiable: keep what gradients of replaced activations need; the model itself never has any.
+        """
+        with torch.set_grad_enabled(differentiable):
+            return self._forward(tokens).logits
 
     def _forward(self, tokens: Tensor) -> Any:
         return self.model(input_ids=tokens.to(device=self.device, dtype=torch.long), use_cache=False)

@@ -2,9 +2,12 @@
 
 A squared error is summed over d_model and averaged over tokens. The reconstruction losses divide it by a constant, the
 variance of an initial sample about its mean, so that they stay comparable over the run; the auxiliary loss divides its
-own by the variance of the residual it has to explain. An architecture with a penalty adds λ times it.
+own by the variance of the residual it has to explain. An architecture with a penalty adds λ times it. End-to-end
+training adds, or has alone, a loss of the subject model with the reconstruction in the activations' place, in nats a
+token (Braun et al. 2024).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,6 +17,8 @@ from torch import Tensor
 
 from monosem.ops import sparse
 from monosem.sae.autoencoder import Autoencoder, TrainingPass
+
+EndToEndLoss = Callable[[Float[Tensor, "batch d_target"]], Float[Tensor, ""]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +33,10 @@ class LossSettings:
     """Dead latents that AuxK keeps a token, where there are as many."""
     aux_share: float
     """Share of the batch's tokens, the first ones, that AuxK is computed on."""
+    reconstruction_coefficient: float = 1.0
+    """Weight of the reconstruction losses."""
+    end_to_end_coefficient: float = 1.0
+    """Weight of the end-to-end loss, where there is one."""
 
     def aux_tokens(self, batch_size: int) -> int:
         """How many tokens of a batch AuxK sees; batches are shuffled, so the first are as good as any."""
@@ -45,6 +54,8 @@ class Losses(NamedTuple):
     residual: Float[Tensor, "batch d_target"]
     """y − ŷ, detached."""
     passed: TrainingPass
+    end_to_end: Float[Tensor, ""]
+    """The subject's loss with the reconstruction in place, before its coefficient; zero where it is not asked for."""
 
 
 def compute_losses(
@@ -54,17 +65,23 @@ def compute_losses(
     settings: LossSettings,
     sparsity_coefficient: float = 0.0,
     target: Float[Tensor, "batch d_target"] | None = None,
+    end_to_end: EndToEndLoss | None = None,
 ) -> Losses:
-    """Reconstruction losses, penalty and AuxK from one product with the encoder.
+    """Reconstruction losses, penalty and AuxK from one product with the encoder; and the subject's loss, if asked.
 
     Args:
         target: what is to be reconstructed; by default x itself.
+        end_to_end: the subject's loss of a reconstruction, preprocessed.
     """
     passed = sae.training_pass(x)
     y = x if target is None else target
     residuals = [(weight, y - reconstruction) for weight, reconstruction in passed.reconstructions]
     errors = [(weight, squared_error(residual) / settings.variance) for weight, residual in residuals]
-    total = torch.stack([weight * error for weight, error in errors]).sum()
+    total = settings.reconstruction_coefficient * torch.stack([weight * error for weight, error in errors]).sum()
+    of_subject = total.new_zeros(())
+    if end_to_end is not None:
+        of_subject = end_to_end(passed.reconstructions[0][1])
+        total = total + settings.end_to_end_coefficient * of_subject
     if sae.has_penalty:
         total = total + sparsity_coefficient * passed.penalty
     residual = residuals[0][1].detach()
@@ -77,7 +94,7 @@ def compute_losses(
             total = total + settings.aux_coefficient * auxiliary
         else:
             auxiliary = total.new_zeros(())
-    return Losses(total, errors[0][1].detach(), auxiliary.detach(), residual, passed)
+    return Losses(total, errors[0][1].detach(), auxiliary.detach(), residual, passed, of_subject.detach())
 
 
 def squared_error(residual: Float[Tensor, "batch d_model"]) -> Float[Tensor, ""]:

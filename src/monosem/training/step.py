@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from monosem.ops.reference import AdamStep, adam_step, normalize_rows, project_out_parallel_gradient, update_copies
 from monosem.sae.autoencoder import Autoencoder
 from monosem.training.dead_latents import count_activity, dead_mask
-from monosem.training.losses import LossSettings, compute_losses, spread
+from monosem.training.losses import EndToEndLoss, LossSettings, compute_losses, spread
 from monosem.training.state import TrainingState
 
 
@@ -37,6 +37,7 @@ class StepReport(NamedTuple):
     l0: float
     dead_share: float
     is_finite: bool
+    end_to_end_loss: float = 0.0
 
 
 def train_step(
@@ -47,6 +48,7 @@ def train_step(
     adam: AdamStep,
     sparsity_coefficient: float = 0.0,
     target: Float[Tensor, "batch d_target"] | None = None,
+    end_to_end: EndToEndLoss | None = None,
 ) -> StepReport:
     """Losses, gradients, constraint, Adam, constraint, average, counters.
 
@@ -54,7 +56,7 @@ def train_step(
     nothing: the report says so.
     """
     is_dead = dead_mask(state.tokens_since_active, settings.dead_tokens)
-    losses = compute_losses(sae, x, is_dead, settings.losses, sparsity_coefficient, target)
+    losses = compute_losses(sae, x, is_dead, settings.losses, sparsity_coefficient, target, end_to_end)
     is_finite = bool(losses.total.isfinite())
     if is_finite:
         losses.total.backward()
@@ -71,6 +73,7 @@ def train_step(
         l0=float(losses.passed.active.sum() / len(x)),
         dead_share=float(is_dead.float().mean()),
         is_finite=is_finite,
+        end_to_end_loss=float(losses.end_to_end),
     )
 
 

@@ -14,7 +14,7 @@ from monosem.ops.sparse import fused_kernels
 from monosem.sae.autoencoder import Autoencoder
 from monosem.training.checkpoint import Checkpoint
 from monosem.training.fused_step import fused_step
-from monosem.training.losses import LossSettings, default_k_aux, squared_error
+from monosem.training.losses import EndToEndLoss, LossSettings, default_k_aux, squared_error
 from monosem.training.schedules import (
     auto_learning_rate,
     default_dead_tokens,
@@ -47,6 +47,13 @@ class TrainingConfig:
     """How a step is computed: by kernels where the device has them, or by plain PyTorch."""
     moments: Literal["float32", "bfloat16"] = "float32"
     """Precision of Adam's moments; bfloat16 is rounded stochastically and halves their memory."""
+    end_to_end: Literal["none", "kl", "cross_entropy"] = "none"
+    """Train on the subject's own loss with the reconstruction in place, too: its KL divergence from the unmodified
+    model, or its cross-entropy of the next token. Plain PyTorch; costs passes through the subject."""
+    end_to_end_coefficient: float = 1.0
+    """Weight of the end-to-end loss, which is in nats a token."""
+    reconstruction_coefficient: float = 1.0
+    """Weight of the reconstruction beside the end-to-end loss; 0: the end-to-end loss alone."""
     aux_coefficient: float = 1 / 32
     """Weight of AuxK; 0 leaves it out."""
     k_aux: int | None = None
@@ -92,6 +99,7 @@ class TrainingConfig:
             raise UserError(f"learning_rate={self.learning_rate} is not positive; give a positive number or 'auto'.")
         if not 0 <= self.aux_coefficient < float("inf"):
             raise UserError(f"aux_coefficient={self.aux_coefficient} is negative; give 0 (off) or a positive number.")
+        self._require_end_to_end()
         for name, unset in (("k_aux", None), ("aux_share", 1.0)):
             value = getattr(self, name)
             if self.aux_coefficient == 0 and value != unset:
@@ -118,6 +126,19 @@ class TrainingConfig:
                 f"ema_tokens={self.ema_tokens} is less than one batch (batch_size={self.batch_size}); raise it, "
                 "or give 0 for no average."
             )
+
+    def _require_end_to_end(self) -> None:
+        if self.end_to_end not in ("none", "kl", "cross_entropy"):
+            raise UserError(f"Unknown end_to_end '{self.end_to_end}'. Known: cross_entropy, kl, none.")
+        coefficients = ("end_to_end_coefficient", "reconstruction_coefficient")
+        for name in coefficients:
+            value = getattr(self, name)
+            if not 0 <= value < float("inf"):
+                raise UserError(f"{name}={value} is negative; give 0 (off) or a positive number.")
+            if self.end_to_end == "none" and value != 1:
+                raise UserError(f"{name}={value} would not be used, for end_to_end is none; leave one of them out.")
+        if self.end_to_end_coefficient == 0:
+            raise UserError("end_to_end_coefficient=0 leaves out the end-to-end loss; say --end-to-end none instead.")
 
     @property
     def steps(self) -> int:
@@ -163,6 +184,8 @@ class Trainer:
                 aux_coefficient=0.0 if sae.has_penalty else config.aux_coefficient,
                 k_aux=config.k_aux or default_k_aux(sae.d_model),
                 aux_share=config.aux_share,
+                reconstruction_coefficient=config.reconstruction_coefficient,
+                end_to_end_coefficient=config.end_to_end_coefficient,
             ),
             dead_tokens=config.dead_tokens or default_dead_tokens(config.tokens),
             ema_decay=ema_decay(
@@ -171,8 +194,9 @@ class Trainer:
             clip_norm=config.clip_norm,
         )
         normalize_rows(sae.W_dec.data)
-        has_one_width = sae.W_enc.shape == sae.W_dec.shape  # of rows, as the kernels have it
-        self.kernels = fused_kernels(sae.W_dec) if config.step == "fused" and has_one_width else None
+        # The kernels' rows have one width, and their losses are squared errors.
+        can_fuse = sae.W_enc.shape == sae.W_dec.shape and config.end_to_end == "none"
+        self.kernels = fused_kernels(sae.W_dec) if config.step == "fused" and can_fuse else None
         rounded = ("W_enc",) if self.kernels is not None and self.kernels.rounds_products() else ()
         self.state = new_state(
             sae,
@@ -193,19 +217,29 @@ class Trainer:
         return self.progress.batches * self.config.batch_size
 
     def step(
-        self, activations: Float[Tensor, "batch d_model"], target: Float[Tensor, "batch d_target"] | None = None
+        self,
+        activations: Float[Tensor, "batch d_model"],
+        target: Float[Tensor, "batch d_target"] | None = None,
+        end_to_end: EndToEndLoss | None = None,
     ) -> StepReport | None:
         """Train on one batch of raw activations; None (and a count) if its input or loss is not finite.
 
         Args:
             target: a transcoder's, raw.
+            end_to_end: the subject's loss with a raw reconstruction in place; as the configuration asks.
         """
+        assert (end_to_end is not None) == (self.config.end_to_end != "none")
         batches, steps, skipped, bad = self.progress
         report = None
         if _is_finite(activations) and (target is None or _is_finite(target)):
             x, y = self.sae.training_pair(activations, target)
             arguments = (self.sae, self.state, x, self.settings, self._adam_step(), self.sparsity_coefficient, y)
-            report = train_step(*arguments) if self.kernels is None else fused_step(self.kernels, *arguments)
+            if self.kernels is not None:
+                report = fused_step(self.kernels, *arguments)
+            else:
+                report = train_step(
+                    *arguments, None if end_to_end is None else self._of_preprocessed(end_to_end, activations)
+                )
         if report is None or not report.is_finite:
             self.progress = Progress(batches + 1, steps, skipped + 1, bad + 1)
             return None
@@ -213,6 +247,11 @@ class Trainer:
             self.sparsity.follow(report.l0)
         self.progress = Progress(batches + 1, steps + 1, skipped, 0)
         return report
+
+    def _of_preprocessed(self, loss: EndToEndLoss, activations: Float[Tensor, "batch d_model"]) -> EndToEndLoss:
+        """A loss of raw reconstructions as one of preprocessed ones."""
+        _, mean, norm = self.sae.preprocess(activations)
+        return lambda reconstruction: loss(self.sae.undo_preprocess(reconstruction, mean, norm))
 
     @property
     def sparsity_coefficient(self) -> float:
@@ -269,6 +308,8 @@ def require_fitting(name: str, has_penalty: bool, config: TrainingConfig) -> Non
     Raises:
         UserError: names the setting.
     """
+    if name == "gated" and config.reconstruction_coefficient == 0:
+        raise UserError("reconstruction_coefficient=0 leaves the gates of architecture 'gated' without a gradient.")
     of_penalty = {field: getattr(config, field) for field in ("sparsity_coefficient", "target_l0")}
     given = {field: value for field, value in of_penalty.items() if value is not None}
     if has_penalty:
