@@ -18,6 +18,7 @@ from monosem.evaluation.figures import comparison_figure
 from monosem.files import write_atomically
 from monosem.runs.config import RunConfig
 from monosem.runs.directory import CONFIG, DOCUMENT_SUMS, EVALUATION, hookpoint_directories, read_run
+from monosem.sae.architectures import ARCHITECTURES
 
 COMPARISON = "comparison.json"
 FIGURES = ("comparison.png", "comparison.svg")
@@ -177,11 +178,12 @@ def _settings(config: RunConfig) -> dict[str, Any]:
 
 
 def _told(config: RunConfig) -> dict[str, Any]:
+    multiple = ARCHITECTURES[config.autoencoder.architecture].rate_multiple
     return {
         "architecture": config.autoencoder.architecture,
         "n_latents": config.autoencoder.n_latents,
         "tokens": config.training.tokens,
-        "learning_rate": config.training.resolved_learning_rate(config.autoencoder.n_latents),
+        "learning_rate": config.training.resolved_learning_rate(config.autoencoder.n_latents, multiple),
         "seed": config.training.seed,
     }
 

@@ -210,6 +210,8 @@ class Autoencoder(nn.Module, ABC):
     """Whether a penalty with a coefficient makes it sparse; otherwise k does, and AuxK revives its dead latents."""
     first_coefficient: ClassVar[float] = 0.1
     """Where a penalty's coefficient starts that is steered towards an L0: its order of magnitude for an L1 norm."""
+    rate_multiple: ClassVar[float] = 1.0
+    """Of the automatic learning rate, which is TopK's (docs/results/frontier/rates.jsonl)."""
     has_fixed_k: ClassVar[bool] = False
     """Whether every token keeps exactly k latents, some perhaps zero."""
     latent_parameters: ClassVar[tuple[str, ...]] = ()

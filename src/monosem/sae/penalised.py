@@ -35,6 +35,8 @@ class PenalisedAutoencoder(Autoencoder):
 class ReLUAutoencoder(PenalisedAutoencoder):
     """z = ReLU(W_enc (x − b_pre) + b_enc), penalty ‖z‖₁."""
 
+    rate_multiple: ClassVar[float] = 2.0
+
     def floors(self) -> Float[Tensor, " n_latents"]:
         return torch.zeros_like(self.b_enc)
 
@@ -70,6 +72,7 @@ class GatedAutoencoder(PenalisedAutoencoder):
     """
 
     latent_parameters: ClassVar[tuple[str, ...]] = ("b_enc", "r_mag", "b_mag")
+    rate_multiple: ClassVar[float] = 2.0
 
     def __init__(self, config: AutoencoderConfig, widths: Widths) -> None:
         super().__init__(config, widths)
@@ -99,6 +102,7 @@ class JumpReLUAutoencoder(PenalisedAutoencoder):
     settings: ClassVar[frozenset[str]] = frozenset({"bandwidth", "initial_threshold"})
     latent_parameters: ClassVar[tuple[str, ...]] = ("log_threshold",)
     first_coefficient: ClassVar[float] = 3e-4
+    rate_multiple: ClassVar[float] = 2.0
 
     def __init__(self, config: AutoencoderConfig, widths: Widths) -> None:
         super().__init__(config, widths)

@@ -36,7 +36,8 @@ class TrainingConfig:
     batch_size: int = 2048
     """Tokens a step."""
     learning_rate: float | Literal["auto"] = "auto"
-    """Adam's learning rate, constant after the warm-up; 'auto' follows the fitted rule."""
+    """Adam's learning rate, constant after the warm-up; 'auto' follows the rule fitted for topk, times the
+    architecture's multiple."""
     warmup_tokens: int | None = None
     """The rate rises in a straight line over these tokens; by default min(1000 steps, a tenth of the run)."""
     clip_norm: float | None = None
@@ -145,10 +146,10 @@ class TrainingConfig:
         """Whole batches in the run."""
         return self.tokens // self.batch_size
 
-    def resolved_learning_rate(self, n_latents: int) -> float:
-        """The number that 'auto' stands for."""
+    def resolved_learning_rate(self, n_latents: int, rate_multiple: float) -> float:
+        """The number that 'auto' stands for, in an architecture of this ``rate_multiple``."""
         if isinstance(self.learning_rate, str):
-            return auto_learning_rate(n_latents, self.batch_size, self.tokens)
+            return rate_multiple * auto_learning_rate(n_latents, self.batch_size, self.tokens)
         return self.learning_rate
 
 
@@ -175,7 +176,7 @@ class Trainer:
         require_fitting(sae.config.architecture, sae.has_penalty, config)
         self.sae = sae
         self.config = config
-        self.learning_rate = config.resolved_learning_rate(sae.n_latents)
+        self.learning_rate = config.resolved_learning_rate(sae.n_latents, sae.rate_multiple)
         default_warmup = default_warmup_tokens(config.tokens, config.batch_size)
         self.warmup_tokens = default_warmup if config.warmup_tokens is None else config.warmup_tokens
         self.settings = StepSettings(
