@@ -46,15 +46,6 @@ ALL_ON = {"clip_norm": 0.1, "dead_tokens": 2 * BATCH, "multi_topk": True, "k_aux
 
 
 @pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
-def test_training_lowers_the_error(architecture: str) -> None:
-    trainer = new_trainer(architecture, tokens=200 * BATCH)
-    reports = [trainer.step(raw_batch(step)) for step in range(200)]
-    errors = [report.squared_error / report.spread for report in reports if report]
-    assert len(errors) == 200
-    assert sum(errors[-10:]) < 0.3 * sum(errors[:10])
-
-
-@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
 def test_no_parameter_loses_its_gradient(architecture: str) -> None:
     trainer = new_trainer(architecture)
     before = {name: parameter.detach().clone() for name, parameter in trainer.parameters.items()}
@@ -215,32 +206,3 @@ def test_settings_that_do_not_fit_the_architecture_are_refused(
 
 
 K_OF: dict[str, Any] = {"topk": {"k": 4}}
-
-
-def sparse_dictionary(atoms: int, width: int, generator: torch.Generator) -> Tensor:
-    directions = torch.randn(atoms, width, generator=generator)
-    return directions / directions.norm(dim=1, keepdim=True)
-
-
-def sparse_mixtures(dictionary: Tensor, active: int, count: int, generator: torch.Generator) -> Tensor:
-    """Sums of ``active`` atoms a token, with amplitudes from 0.5 to 1.5."""
-    chosen = torch.rand(count, len(dictionary), generator=generator).topk(active, dim=1).indices
-    amplitudes = 0.5 + torch.rand(count, active, generator=generator)
-    return torch.einsum("bk,bkd->bd", amplitudes, dictionary[chosen])
-
-
-def test_a_known_sparse_dictionary_is_recovered() -> None:
-    """64 dimensions, 256 atoms, 4 active: at least 95% of the atoms are found at cosine 0.9 or more."""
-    generator = torch.Generator().manual_seed(0)
-    dictionary = sparse_dictionary(256, 64, generator)
-    config = TrainingConfig(tokens=3_000_000, batch_size=1024, learning_rate=3e-3)
-    sae = new_autoencoder(AutoencoderConfig(n_latents=256, k=4, preprocess="none"), 64)
-    sample = sparse_mixtures(dictionary, 4, 8192, generator)
-    initialise(sae, sample, InitialiseConfig(), generator)
-    trainer = Trainer(sae, config, sample_variance(sample))
-    for _ in range(config.steps):
-        trainer.step(sparse_mixtures(dictionary, 4, config.batch_size, generator))
-    directions = trainer.averaged_weights()["W_dec"]
-    directions = directions / directions.norm(dim=1, keepdim=True)
-    best = (dictionary @ directions.T).max(dim=1).values
-    assert float((best >= 0.9).float().mean()) >= 0.95

@@ -107,9 +107,9 @@ def sparse_decode(
 ) -> Float[Tensor, "batch d_model"]:
     """Sum the k selected decoder rows, weighted by their values.
 
-    Differentiable in ``latent_values`` and ``W_dec``.
+    Differentiable in ``latent_values`` and ``W_dec``, and in the latter's dtype, under autocast too.
     """
-    result: Tensor = _SparseDecode.apply(latent_values, latent_indices, W_dec)  # pyright: ignore[reportAssignmentType] (autograd.Function.apply is untyped)
+    result: Tensor = _SparseDecode.apply(latent_values.to(W_dec.dtype), latent_indices, W_dec)  # pyright: ignore[reportAssignmentType] (autograd.Function.apply is untyped)
     return result
 
 
@@ -119,7 +119,7 @@ class _SelectedPreActivations(torch.autograd.Function):
         ctx: Any, x_centered: Tensor, W_enc: Tensor, b_enc: Tensor, pre_activations: Tensor, latent_indices: Tensor
     ) -> Tensor:
         ctx.save_for_backward(x_centered, W_enc, latent_indices)
-        return pre_activations.gather(1, latent_indices)
+        return pre_activations.gather(1, latent_indices).to(W_enc.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
@@ -144,7 +144,8 @@ def selected_pre_activations(
 ) -> Float[Tensor, "batch k"]:
     """The pre-activations that the indices name, differentiable in ``x_centered``, ``W_enc`` and ``b_enc``.
 
-    ``pre_activations`` is ``x_centered @ W_enc.T + b_enc``, computed without gradients by whoever chose the indices.
+    ``pre_activations`` is ``x_centered @ W_enc.T + b_enc``, computed without gradients by whoever chose the indices,
+    perhaps in lower precision.
     """
     result: Tensor = _SelectedPreActivations.apply(x_centered, W_enc, b_enc, pre_activations, latent_indices)  # pyright: ignore[reportAssignmentType] (autograd.Function.apply is untyped)
     return result
