@@ -4,7 +4,8 @@
     python scripts/architecture_rates.py show  # a table of them, and each architecture's best multiple
 
 All have 4,096 latents and aim at an L0 of 32. What a penalty reaches is a little off, so errors are compared as if at
-32: on every frontier here the normalised MSE falls about like L0^-0.5, so each is multiplied by (L0 / 32)^0.5.
+32: on every frontier here the normalised MSE falls about like L0^-0.5, so each is multiplied by (L0 / 32)^0.5. That is
+for small differences: a run whose L0 is off by more than half does not count as one.
 """
 
 import argparse
@@ -49,8 +50,9 @@ def experiment(architecture: str, multiple: float) -> Experiment:
 
 
 def at_target(row: dict[str, Any]) -> float:
-    """The normalised MSE as if L0 had been reached exactly."""
-    return row["normalized_mse"] * math.sqrt(row["l0"] / row["target_l0"])
+    """The normalised MSE as if L0 had been reached exactly; infinite where it is far off."""
+    share = row["l0"] / row["target_l0"]
+    return row["normalized_mse"] * math.sqrt(share) if 0.5 <= share <= 2 else math.inf
 
 
 def show() -> None:
