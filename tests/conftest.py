@@ -149,10 +149,14 @@ def whole_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Non
     On tensors so small, threads do nothing but wait for each other: a hundred times longer on a busy machine. Drawing
     the figures takes twice as long as all the rest of a tiny run.
     """
-    from monosem.runs import evaluate
+    from monosem.runs import compare, evaluate
 
-    for name in ("firing_density_figure", "training_figure"):
-        monkeypatch.setattr(evaluate, name, lambda _, path: path.touch())
+    for module, name in (
+        (evaluate, "firing_density_figure"),
+        (evaluate, "training_figure"),
+        (compare, "comparison_figure"),
+    ):
+        monkeypatch.setattr(module, name, lambda _, path: path.touch())
     monkeypatch.setenv("MONOSEM_CACHE", str(tmp_path / "token_cache"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     threads = torch.get_num_threads()

@@ -139,11 +139,11 @@ def test_the_quickstart_ends_with_table_latents_and_next_commands(
     assert "already holds a run" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["quickstart", "train", "cache", "eval", "inspect"])
+@pytest.mark.parametrize("command", ["quickstart", "train", "cache", "eval", "compare", "frontier", "inspect"])
 def test_help_of_a_command_lists_its_flags(command: str, capsys: Captured) -> None:
     assert run([command, "--help"]) == 0
     printed, said = capsys.readouterr()
-    words = {"eval": " RUN", "inspect": " RUN [TEXT]"}.get(command, "--out ")
+    words = {"eval": " RUN", "compare": " RUN [RUN ...]", "inspect": " RUN [TEXT]"}.get(command, "--out ")
     assert f"usage: monosem {command} [-h]" in printed
     assert words in printed
     assert said == ""

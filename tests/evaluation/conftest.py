@@ -1,9 +1,19 @@
-"""A tiny subject with random weights, blocks of random tokens in a few documents, and a random autoencoder."""
+"""A tiny subject with random weights, blocks of random tokens in a few documents, and a random autoencoder.
+
+And runs to compare, measured on random documents.
+"""
+
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from monosem.evaluation.comparison import Run, measure
+from monosem.evaluation.document_sums import DocumentSums
+from monosem.evaluation.downstream import new_downstream_sums
+from monosem.evaluation.reconstruction import new_reconstruction_sums
 from monosem.evaluation.suite import EvaluationConfig
 from monosem.sae.architectures import new_autoencoder
 from monosem.sae.autoencoder import Autoencoder, AutoencoderConfig
@@ -67,3 +77,40 @@ def sae(subject: SubjectModel, hookpoint: str, blocks: Blocks) -> Autoencoder:
 @pytest.fixture(scope="session")
 def config() -> EvaluationConfig:
     return EvaluationConfig(eval_tokens=10**6, downstream_tokens=10**6, bootstrap_samples=50)
+
+
+@pytest.fixture
+def document_sums() -> Callable[..., DocumentSums]:
+    """Makes the sums of a run whose errors are so many times those of the run of 1, document by document."""
+
+    def make(error: float = 1.0, l0: float = 8.0, n_documents: int = 40) -> DocumentSums:
+        generator = torch.Generator().manual_seed(5)
+
+        def random() -> Tensor:
+            return torch.rand(n_documents, generator=generator, dtype=torch.float64)
+
+        activations = new_reconstruction_sums(n_documents, 4)
+        activations["tokens"] += (20 + 40 * random()).round()
+        activations["squared_norm"] += activations["tokens"]
+        activations["x"] += torch.randn(n_documents, 4, generator=generator, dtype=torch.float64)
+        activations["squared_error"] += error * activations["tokens"] * (0.05 + random().square())
+        activations["active"] += l0 * activations["tokens"]
+        next_tokens = new_downstream_sums(n_documents)
+        next_tokens["tokens"] += activations["tokens"] - 3
+        next_tokens["cross_entropy"] += 2 * next_tokens["tokens"] * random()
+        increase = 0.3 * next_tokens["tokens"] * random()
+        next_tokens["cross_entropy_reconstruction"] += next_tokens["cross_entropy"] + error * increase
+        return DocumentSums(activations, next_tokens)
+
+    return make
+
+
+@pytest.fixture
+def make_run(document_sums: Callable[..., DocumentSums]) -> Callable[..., Run]:
+    """Makes a run: ``make_run("topk", 8, error=2)``."""
+
+    def make(curve: str, l0: float, error: float = 1.0, n_documents: int = 40) -> Run:
+        measured = measure(document_sums(error, l0, n_documents), samples=200, seed=3)
+        return Run(name=f"runs/{curve}-{l0:g}", curve=curve, settings={"k": 4}, dead_share=0.25, measured=measured)
+
+    return make

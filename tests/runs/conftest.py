@@ -2,7 +2,9 @@
 
 import dataclasses
 import io
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from safetensors.torch import load_file
 from monosem.evaluation.suite import EvaluationConfig
 from monosem.runlog import LogConfig
 from monosem.runs.config import RunConfig
+from monosem.runs.hookpoint_run import HookpointRun
 from monosem.sae.autoencoder import AutoencoderConfig
 from monosem.subject.model import SubjectConfig
 from monosem.subject.text import TextConfig
@@ -69,6 +72,33 @@ def make_config(tiny_subject: Path, tiny_text: Path) -> Callable[..., RunConfig]
     return make
 
 
+@pytest.fixture
+def at_batch() -> Callable[..., AbstractContextManager[None]]:
+    """Within the block, once and within the step of the batch of this number, counted from 1, do something.
+
+    ``at_batch(20, signal.SIGINT)`` sends a signal, ``at_batch(20, function)`` calls. Of runs trained side by side it is
+    the first one's step, or that of the run whose directory has the name ``run``. It fails if that batch never comes.
+    """
+
+    @contextmanager
+    def acting(number: int, action: signal.Signals | Callable[[], Any], run: str | None = None) -> Generator[None]:
+        step, is_done = HookpointRun.step, False
+
+        def act_and_step(self: HookpointRun, *arguments: Any) -> bool:
+            nonlocal is_done
+            if not is_done and self.trainer.progress.batches + 1 == number and run in (None, self.config.out.name):
+                is_done = True
+                signal.raise_signal(action) if isinstance(action, signal.Signals) else action()
+            return step(self, *arguments)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(HookpointRun, "step", act_and_step)
+            yield
+        assert is_done, f"there was no batch {number}"
+
+    return acting
+
+
 def _newest(run: Path) -> Path:
     return checkpoints(run / "checkpoints")[-1]
 
@@ -77,7 +107,7 @@ def _newest(run: Path) -> Path:
 def assert_same_training() -> Callable[[Path, Path], None]:
     """Compares all that training leaves behind, bit for bit: state, record, exported weights and the log."""
 
-    def compare(one: Path, other: Path) -> None:
+    def assert_same(one: Path, other: Path) -> None:
         first, second = (load_checkpoint(_newest(run)) for run in (one, other))
         assert first.record == second.record
         assert first.states.keys() == second.states.keys()
@@ -90,4 +120,4 @@ def assert_same_training() -> Callable[[Path, Path], None]:
         assert (one / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
         assert (one / "sae" / "sae.json").read_text() == (other / "sae" / "sae.json").read_text()
 
-    return compare
+    return assert_same

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,12 @@ from rich.console import Console
 import monosem
 from monosem.runlog import read_json_lines
 from monosem.runs.config import RunConfig
-from monosem.runs.hookpoint_run import HookpointRun
 from monosem.runs.train import Interrupted
 from monosem.sae.architectures import ARCHITECTURES
 
 Make = Callable[..., RunConfig]
 Compare = Callable[[Path, Path], None]
+AtBatch = Callable[..., AbstractContextManager[None]]
 
 
 def settings_of(architecture: str) -> dict[str, Any]:
@@ -32,20 +33,12 @@ def test_a_run_of_any_architecture_survives_an_interruption_and_is_evaluated(
     tmp_path: Path,
     make_config: Make,
     console: Console,
-    monkeypatch: pytest.MonkeyPatch,
+    at_batch: AtBatch,
     assert_same_training: Compare,
 ) -> None:
     changes = settings_of(architecture)
     (trained,) = monosem.train(make_config(tmp_path / "whole", **changes), console=console)
-    step = HookpointRun.step
-
-    def interrupt(run: HookpointRun, *arguments: Any) -> bool:
-        if run.trainer.progress.batches == 23:
-            signal.raise_signal(signal.SIGTERM)
-        return step(run, *arguments)
-
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(HookpointRun, "step", interrupt)
+    with at_batch(24, signal.SIGTERM), pytest.raises(Interrupted):
         monosem.train(make_config(tmp_path / "cut", **changes), console=console)
     monosem.resume(tmp_path / "cut", console=console)
     assert_same_training(tmp_path / "whole", tmp_path / "cut")

@@ -1,6 +1,7 @@
 """Whole jobs that train transcoders and crosscoders: live, cached, interrupted, evaluated and spliced."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,18 @@ from monosem.errors import UserError
 from monosem.evaluation.downstream import cross_entropy, log_probabilities
 from monosem.evaluation.sample import with_successor
 from monosem.runs.config import RunConfig
-from monosem.runs.hookpoint_run import HookpointRun
 from monosem.runs.inputs import open_held_out, open_text
 from monosem.runs.inspect import Reader
 from monosem.subject.loading import load_subject
 
 Make = Callable[..., RunConfig]
 Compare = Callable[[Path, Path], None]
+AtBatch = Callable[..., AbstractContextManager[None]]
+
+
+def fail() -> None:
+    raise RuntimeError("killed")
+
 
 KINDS: dict[str, dict[str, Any]] = {
     "transcoder": {"hookpoint": ("transformer.h.1.mlp:in",), "target": "transformer.h.1.mlp"},
@@ -35,19 +41,11 @@ def test_they_survive_an_interruption_and_are_evaluated(
     tmp_path: Path,
     make_config: Make,
     console: Console,
-    monkeypatch: pytest.MonkeyPatch,
+    at_batch: AtBatch,
     assert_same_training: Compare,
 ) -> None:
     (trained,) = monosem.train(make_config(tmp_path / "whole", **KINDS[kind]), console=console)
-    step = HookpointRun.step
-
-    def killed(run: HookpointRun, *arguments: Any) -> bool:
-        if run.trainer.progress.batches == 40:
-            raise RuntimeError("killed")
-        return step(run, *arguments)
-
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
-        patch.setattr(HookpointRun, "step", killed)
+    with at_batch(41, fail), pytest.raises(RuntimeError, match="killed"):
         monosem.train(make_config(tmp_path / "cut", **KINDS[kind]), console=console)
     monosem.resume(tmp_path / "cut", console=console)
     assert_same_training(tmp_path / "whole", tmp_path / "cut")

@@ -1,6 +1,7 @@
 """End-to-end training: the loss is the subject's with the reconstruction in place, and whole jobs train on it."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,18 @@ from monosem.evaluation.sample import with_successor
 from monosem.runlog import read_json_lines
 from monosem.runs.config import RunConfig
 from monosem.runs.end_to_end import BlockBatch, block_batches
-from monosem.runs.hookpoint_run import HookpointRun
 from monosem.runs.inputs import LiveActivations, open_inputs
 from monosem.sae.autoencoder import Site
 from monosem.training.trainer import TrainingConfig
 
 Make = Callable[..., RunConfig]
 Compare = Callable[[Path, Path], None]
+AtBatch = Callable[..., AbstractContextManager[None]]
+
+
+def fail() -> None:
+    raise RuntimeError("killed")
+
 
 PLACES = [
     Site(("transformer.h.1",)),
@@ -114,19 +120,11 @@ def test_a_job_trains_and_goes_on_bit_for_bit(
     tmp_path: Path,
     make_config: Make,
     console: Console,
-    monkeypatch: pytest.MonkeyPatch,
+    at_batch: AtBatch,
     assert_same_training: Compare,
 ) -> None:
     monosem.train(make_config(tmp_path / "whole", **changes), console=console)
-    step = HookpointRun.step
-
-    def killed(run: HookpointRun, *arguments: Any) -> bool:
-        if run.trainer.progress.batches == 40:
-            raise RuntimeError("killed")
-        return step(run, *arguments)
-
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
-        patch.setattr(HookpointRun, "step", killed)
+    with at_batch(41, fail), pytest.raises(RuntimeError, match="killed"):
         monosem.train(make_config(tmp_path / "cut", **changes), console=console)
     monosem.resume(tmp_path / "cut", console=console)
     assert_same_training(tmp_path / "whole", tmp_path / "cut")

@@ -1,6 +1,5 @@
 """An interrupted and resumed run equals the uninterrupted one, bit for bit; and what a resume refuses."""
 
-import os
 import shutil
 import signal
 import subprocess
@@ -8,6 +7,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +20,12 @@ from monosem.config import to_toml
 from monosem.errors import UserError
 from monosem.runlog import read_json_lines
 from monosem.runs.config import RunConfig
-from monosem.runs.hookpoint_run import HookpointRun
 from monosem.runs.interruption import Interruption
 from monosem.runs.train import Interrupted
 
 Make = Callable[..., RunConfig]
 Compare = Callable[[Path, Path], None]
-
-
-def at_batch(number: int, action: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do something within the step of the batch of this number, counted from 1, whenever it comes."""
-    step = HookpointRun.step
-
-    def act_and_step(run: HookpointRun, *arguments: Any) -> bool:
-        if run.trainer.progress.batches + 1 == number:
-            action()
-        return step(run, *arguments)
-
-    monkeypatch.setattr(HookpointRun, "step", act_and_step)
-
-
-def send(number: int) -> Callable[[], None]:
-    return lambda: os.kill(os.getpid(), number)
+AtBatch = Callable[..., AbstractContextManager[None]]
 
 
 def fail() -> None:
@@ -53,16 +38,15 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     tmp_path: Path,
     make_config: Make,
     console: Console,
-    monkeypatch: pytest.MonkeyPatch,
+    at_batch: AtBatch,
     assert_same_training: Compare,
 ) -> None:
     monosem.train(make_config(tmp_path / "whole"), console=console)
     records = read_json_lines(tmp_path / "whole/metrics.jsonl")
     assert any(record["dead_share"] > 0 < record["auxiliary_loss"] for record in records), "AuxK never mattered"
-    with monkeypatch.context() as patch:
-        at_batch(batch, send(signal.SIGINT), patch)
-        with pytest.raises(Interrupted, match=f"go on with: monosem train --resume {tmp_path / 'cut'}") as stopped:
-            monosem.train(make_config(tmp_path / "cut"), console=console)
+    going_on = f"go on with: monosem train --resume {tmp_path / 'cut'}"
+    with at_batch(batch, signal.SIGINT), pytest.raises(Interrupted, match=going_on) as stopped:
+        monosem.train(make_config(tmp_path / "cut"), console=console)
     assert stopped.value.signal_number == signal.SIGINT
     assert (tmp_path / f"cut/checkpoints/step-{batch}").is_dir()
     assert not (tmp_path / "cut/sae").exists()
@@ -72,13 +56,12 @@ def test_interrupted_and_resumed_equals_uninterrupted(
 
 
 def test_two_interruptions_of_another_recipe_change_nothing_either(
-    tmp_path: Path, make_config: Make, console: Console, monkeypatch: pytest.MonkeyPatch, assert_same_training: Compare
+    tmp_path: Path, make_config: Make, console: Console, at_batch: AtBatch, assert_same_training: Compare
 ) -> None:
     recipe: dict[str, Any] = {"multi_topk": True, "encoder_bias": False, "ema_tokens": 640, "tied_init": False}
     monosem.train(make_config(tmp_path / "whole", **recipe), console=console)
     for batch in (9, 41):
-        with monkeypatch.context() as patch, pytest.raises(Interrupted):
-            at_batch(batch, send(signal.SIGTERM), patch)
+        with at_batch(batch, signal.SIGTERM), pytest.raises(Interrupted):
             if batch == 9:
                 monosem.train(make_config(tmp_path / "cut", **recipe), console=console)
             else:
@@ -93,12 +76,11 @@ def test_a_run_killed_before_or_after_its_first_checkpoint_goes_on(
     tmp_path: Path,
     make_config: Make,
     console: Console,
-    monkeypatch: pytest.MonkeyPatch,
+    at_batch: AtBatch,
     assert_same_training: Compare,
 ) -> None:
     monosem.train(make_config(tmp_path / "whole"), console=console)
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
-        at_batch(batch, fail, patch)
+    with at_batch(batch, fail), pytest.raises(RuntimeError, match="killed"):
         monosem.train(make_config(tmp_path / "cut"), console=console)
     assert (tmp_path / "cut/checkpoints").exists() == (batch == 40)
     with (tmp_path / "cut/metrics.jsonl").open("a") as file:
@@ -108,13 +90,18 @@ def test_a_run_killed_before_or_after_its_first_checkpoint_goes_on(
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoint_to_go_on_from(
-    tmp_path: Path, make_config: Make, console: Console, monkeypatch: pytest.MonkeyPatch, assert_same_training: Compare
+    tmp_path: Path,
+    make_config: Make,
+    console: Console,
+    monkeypatch: pytest.MonkeyPatch,
+    at_batch: AtBatch,
+    assert_same_training: Compare,
 ) -> None:
     monosem.train(make_config(tmp_path / "whole"), console=console)
     with monkeypatch.context() as patch:
         usage = shutil.disk_usage(tmp_path)
-        at_batch(20, lambda: patch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000)), patch)
-        with pytest.raises(UserError, match=r"A checkpoint needs .* free"):
+        fill = partial(patch.setattr, shutil, "disk_usage", lambda _: usage._replace(free=1000))
+        with at_batch(20, fill), pytest.raises(UserError, match=r"A checkpoint needs .* free"):
             monosem.train(make_config(tmp_path / "cut"), console=console)
     assert [path.name for path in (tmp_path / "cut/checkpoints").iterdir()] == ["step-16"]
     monosem.resume(tmp_path / "cut", console=console)
@@ -130,11 +117,10 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path: Path, make_config: Ma
 
 
 def test_a_moved_run_goes_on_where_it_is_now(
-    tmp_path: Path, make_config: Make, console: Console, monkeypatch: pytest.MonkeyPatch, assert_same_training: Compare
+    tmp_path: Path, make_config: Make, console: Console, at_batch: AtBatch, assert_same_training: Compare
 ) -> None:
     monosem.train(make_config(tmp_path / "whole"), console=console)
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        at_batch(30, send(signal.SIGINT), patch)
+    with at_batch(30, signal.SIGINT), pytest.raises(Interrupted):
         monosem.train(make_config(tmp_path / "cut"), console=console)
     (tmp_path / "cut").rename(tmp_path / "moved")
     monosem.resume(tmp_path / "moved", console=console)
@@ -143,10 +129,9 @@ def test_a_moved_run_goes_on_where_it_is_now(
 
 
 @pytest.fixture
-def cut(tmp_path: Path, make_config: Make, console: Console, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cut(tmp_path: Path, make_config: Make, console: Console, at_batch: AtBatch) -> Path:
     """A run interrupted at step 20, with checkpoints at 16 and 20."""
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        at_batch(20, send(signal.SIGINT), patch)
+    with at_batch(20, signal.SIGINT), pytest.raises(Interrupted):
         monosem.train(make_config(tmp_path / "cut"), console=console)
     return tmp_path / "cut"
 

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from monosem.training.checkpoint import checkpoints
 
 Make = Callable[..., RunConfig]
 Compare = Callable[[Path, Path], None]
+AtBatch = Callable[..., AbstractContextManager[None]]
 
 GLOB = ("transformer.h.*.mlp", "transformer.h.1:in")
 NAMES = ["transformer.h.0.mlp", "transformer.h.1-in", "transformer.h.1.mlp", "transformer.h.2.mlp"]
@@ -50,18 +52,10 @@ def test_a_run_among_several_is_a_run_of_its_own(tmp_path: Path, make_config: Ma
 
 
 def test_an_interruption_stops_all_of_them_at_one_step(
-    tmp_path: Path, make_config: Make, console: Console, monkeypatch: pytest.MonkeyPatch, assert_same_training: Compare
+    tmp_path: Path, make_config: Make, console: Console, at_batch: AtBatch, assert_same_training: Compare
 ) -> None:
     monosem.train(make_config(tmp_path / "whole", hookpoint=GLOB, tokens=960), console=console)
-    step = HookpointRun.step
-
-    def interrupted_step(run: HookpointRun, *arguments: object) -> bool:
-        if run.trainer.progress.batches == 24 and str(run.site) == "transformer.h.1.mlp":
-            signal.raise_signal(signal.SIGINT)
-        return step(run, *arguments)
-
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(HookpointRun, "step", interrupted_step)
+    with at_batch(25, signal.SIGINT, run="transformer.h.1.mlp"), pytest.raises(Interrupted):
         monosem.train(make_config(tmp_path / "cut", hookpoint=GLOB, tokens=960), console=console)
     assert {checkpoints(tmp_path / "cut" / name / "checkpoints")[-1].name for name in NAMES} == {"step-25"}
     monosem.resume(tmp_path / "cut", console=console)

@@ -48,14 +48,19 @@ def show_comparison(comparison: Comparison, directory: Path) -> None:
     from rich.text import Text
 
     out = standard_output()
-    runs = Table(title=Text(f"{comparison.subject} · {comparison.hookpoint}", style="bold"), box=box.SIMPLE_HEAD)
-    runs.title_justify = "left"
-    for heading in ("", "L0", "Normalised MSE", "Cross-entropy increase", "Dead"):
+    title = Text(f"{comparison.subject} · {comparison.hookpoint}\n", style="bold")
+    runs = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    runs.add_column("", overflow="fold")  # where a line is short of room, only the names are folded
+    for heading in ("L0", "Normalised MSE", "Cross-entropy increase", "Dead"):
         runs.add_column(heading, no_wrap=True)
-    for run in comparison.runs:
-        metrics = (format_estimate(estimate(run.measured.metrics[name])) for name in METRICS)
-        runs.add_row(Text(run.curve), f"{float(run.measured.l0[0]):.1f}", *metrics, f"{run.dead_share:.2%}")
+    for curve in comparison.curves:
+        name = curve
+        for run in (run for run in comparison.runs if run.curve == curve):
+            metrics = (format_estimate(estimate(run.measured.metrics[metric])) for metric in METRICS)
+            runs.add_row(Text(name), f"{float(run.measured.l0[0]):.1f}", *metrics, f"{run.dead_share:.2%}")
+            name = ""
     out.print(runs)
+    out.print()
     for metric, words in zip(METRICS, ("normalised MSE", "cross-entropy increase"), strict=True):
         _show_between(comparison, metric, words, out)
     print_line(f"Figure       {directory / 'comparison.png'} (and .svg)", out)
@@ -63,7 +68,7 @@ def show_comparison(comparison: Comparison, directory: Path) -> None:
 
 
 def _show_between(comparison: Comparison, metric: str, words: str, out: "Console") -> None:
-    """A metric of every curve at the same L0, as multiples of the reference's."""
+    """A metric of every curve at the same L0, and below each its ratio; as many L0 a table as the width holds."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -72,18 +77,25 @@ def _show_between(comparison: Comparison, metric: str, words: str, out: "Console
     places = sorted({l0 for _, l0 in points})
     if not places:
         return
-    table = Table(title=Text(f"{words[0].upper()}{words[1:]} at the same L0", style="bold"), box=box.SIMPLE_HEAD)
-    table.title_justify = "left"
-    table.caption = Text(f"Interpolated; below each, its ratio to {comparison.reference} with a 95% interval.")
-    table.caption_justify = "left"
-    for heading in ("", *(f"L0 {l0:g}" for l0 in places)):
-        table.add_column(heading, no_wrap=True)
-    for curve in comparison.curves:
-        found = [points.get((curve, l0)) for l0 in places]
-        table.add_row(Text(curve, style="bold"), *("" if each is None else f"{each.value.value:.4f}" for each in found))
-        if curve != comparison.reference:
-            table.add_row("", *("" if each is None else _ratio(each.ratio) for each in found))
-    out.print(table)
+    is_reference = {curve: curve == comparison.reference for curve in comparison.curves}
+    cells = {
+        place: f"{each.value.value:.4f}" + ("" if is_reference[each.curve] else f"\n{_ratio(each.ratio)}")
+        for place, each in points.items()
+    }
+    names = min(NAME_WIDTH, max(map(len, comparison.curves)))
+    widest = max(len(line) for cell in cells.values() for line in cell.splitlines())
+    a_table = max(1, (out.width - names) // (widest + 3))
+    out.print(Text(f"{words[0].upper()}{words[1:]} at the same L0\n", style="bold"))
+    for start in range(0, len(places), a_table):
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        table.add_column("", style="bold", overflow="fold")
+        for l0 in places[start : start + a_table]:
+            table.add_column(f"L0 {l0:g}", no_wrap=True)
+        for curve in comparison.curves:
+            table.add_row(Text(curve), *(cells.get((curve, l0), "") for l0 in places[start : start + a_table]))
+        out.print(table)
+        out.print()
+    out.print(Text(f"Interpolated; below each, its ratio to {comparison.reference} with a 95% interval.\n"))
 
 
 def _ratio(ratio: Estimate) -> str:

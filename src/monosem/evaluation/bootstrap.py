@@ -35,8 +35,7 @@ def bootstrap(sums: Sums, statistics: Statistics, *, samples: int, generator: to
     sample would be that document again, and an interval of no width would claim a certainty that is not there.
     """
     values = resample(sums, statistics, samples=samples, generator=generator)
-    has_interval = len(next(iter(sums.values()))) > 1
-    return {name: estimate(value, has_interval=has_interval) for name, value in values.items()}
+    return {name: estimate(value) for name, value in values.items()}
 
 
 def resample(
@@ -45,10 +44,12 @@ def resample(
     """Each statistic on all documents, and then on every sample of documents; see ``bootstrap``.
 
     The draws depend on the generator and the number of documents alone: what is measured on the same documents can be
-    drawn again together, sample by sample.
+    drawn again together, sample by sample. Of fewer than two documents every sample is NaN.
     """
     n_documents = len(next(iter(sums.values())))
     total = statistics({name: each.sum(dim=0, keepdim=True) for name, each in sums.items()})
+    if n_documents < 2:
+        return {name: torch.cat([value, value.new_full((samples,), torch.nan)]) for name, value in total.items()}
     values: dict[str, list[Tensor]] = {name: [value] for name, value in total.items()}
     part = max(1, _DRAWS_ELEMENTS // n_documents)
     for start in range(0, samples, part):
@@ -74,11 +75,11 @@ def _summed(
     return (counts @ each.reshape(len(each), -1)).reshape(-1, *each.shape[1:])
 
 
-def estimate(values: Float64[Tensor, " all_and_samples"], *, has_interval: bool = True) -> Estimate:
+def estimate(values: Float64[Tensor, " all_and_samples"]) -> Estimate:
     """A statistic's value, and the interval that holds the middle 95% of its values on samples, if it is defined."""
     value = float(values[0]) if bool(values[0].isfinite()) else None
     resampled = values[1:]
-    if value is None or not has_interval or len(resampled) == 0 or not bool(resampled.isfinite().all()):
+    if value is None or len(resampled) == 0 or not bool(resampled.isfinite().all()):
         return Estimate(value, None, None)
     low, high = resampled.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return Estimate(value, low, high)

@@ -150,13 +150,13 @@ def interpolate(
 ) -> Float64[Tensor, "places samples"]:
     """Values at some L0, linear in both logarithms between neighbours, sample by sample; NaN where none is measured.
 
-    Outside the measured range, and where a value is not positive, there is none. Runs of equal L0 count as one, at the
-    mean of their logarithms.
+    Outside the measured range there is none, nor where a value that counts there is not positive: at a run's own L0
+    only its own does. Runs of equal L0 count as one, at the mean of their logarithms.
     """
     places = torch.full((len(at), l0.shape[1]), torch.nan, dtype=torch.float64)
     for sample in range(l0.shape[1]):
         x, same = l0[:, sample].log().unique(return_inverse=True)
-        logs = values[:, sample].log()
+        logs = values[:, sample].where(values[:, sample] > 0, torch.nan).log()
         y = torch.zeros_like(x).index_add_(0, same, logs) / torch.bincount(same)
         target = at.log()
         right = torch.searchsorted(x, target).clamp(1, max(1, len(x) - 1))
@@ -166,5 +166,7 @@ def interpolate(
         else:
             share = (target - x[right - 1]) / (x[right] - x[right - 1])
             found = y[right - 1].lerp(y[right], share)
+            for at_run in (right - 1, right):
+                found = found.where(target != x[at_run], y[at_run])
         places[:, sample] = found.exp().where(inside, torch.nan)
     return places

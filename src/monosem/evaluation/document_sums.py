@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from monosem.errors import UserError
+from monosem.evaluation.downstream import new_downstream_sums
+from monosem.evaluation.reconstruction import new_reconstruction_sums
 from monosem.files import write_tensors
 
 
@@ -43,10 +45,20 @@ def load_document_sums(path: Path) -> DocumentSums:
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is damaged ({error}); write it again with `monosem eval`.") from error
     parts: list[dict[str, Tensor]] = []
-    for part in DocumentSums._fields:
+    for part, like in zip(DocumentSums._fields, (new_reconstruction_sums(1, 1), new_downstream_sums(1)), strict=True):
         found = {name.partition("/")[2]: each for name, each in tensors.items() if name.startswith(f"{part}/")}
-        is_sound = all(each.dtype == torch.float64 and bool(each.isfinite().all()) for each in found.values())
-        if "tokens" not in found or not is_sound or len({len(each) for each in found.values() if each.ndim}) != 1:
+        if not _are_sums(found, like):
             raise UserError(f"{path} is damaged: its {part} are no sums; write it again with `monosem eval`.")
         parts.append(found)
     return DocumentSums(*parts)
+
+
+def _are_sums(found: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> bool:
+    """Whether all are there, finite, in float64 and of the same documents, at least one."""
+    return (
+        found.keys() >= like.keys()
+        and all(each.dtype == torch.float64 and bool(each.isfinite().all()) for each in found.values())
+        and all(found[name].ndim == each.ndim for name, each in like.items())
+        and len({len(each) for each in found.values() if each.ndim}) == 1
+        and len(found["tokens"]) > 0
+    )

@@ -1,6 +1,7 @@
 """Figures of a run, or of several. The path's suffix decides the format: .png, .svg or .pdf."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +27,8 @@ _LABELS = {
     "normalized_mse": "Normalised MSE",
     "cross_entropy_increase": "Increase of cross-entropy (nats)",
 }
+# About what there is room for in a comparison's width, and along the shorter of its vertical axes.
+_LEGEND_LETTERS, _LABEL_LETTERS = 100, 32
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -108,6 +111,7 @@ def comparison_figure(comparison: Comparison, path: Path) -> None:
     """Draw both metrics of every curve against L0, log-log, and below them their ratios to the reference curve's.
 
     Marks are runs, with 95% intervals; dashes between them are interpolated. Bands are 95% intervals of the ratios.
+    Runs without an active latent, and metrics that are not positive, have no place on such axes.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -127,12 +131,13 @@ def comparison_figure(comparison: Comparison, path: Path) -> None:
             values.set_ylabel(_LABELS[metric])
             ratios.set_yscale("log")
             ratios.axhline(1, color=_GREY, linewidth=0.8)
-            ratios.set_ylabel(f"… as a multiple of {comparison.reference}")
+            ratios.set_ylabel(textwrap.fill(f"… as a multiple of {comparison.reference}", _LABEL_LETTERS))
             ratios.set_xlabel("L0 (active latents a token)")
             for each in (values, ratios):
                 _plain_log_ticks(each)
         handles, labels = axes[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)), frameon=False)
+        columns = max(1, min(4, _LEGEND_LETTERS // (max(map(len, labels)) + 6)))
+        figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
         figure.supxlabel(
             "Marks: runs, with 95% intervals over documents. Dashes: interpolated, linear in both logarithms. "
             "Bands: 95% intervals of the ratio.",
@@ -146,7 +151,7 @@ def comparison_figure(comparison: Comparison, path: Path) -> None:
 def _draw_curve(axes: Any, comparison: Comparison, curve: str, metric: str, color: str, mark: str) -> None:
     measured = [run.measured for run in comparison.runs if run.curve == curve]
     points = [(float(run.l0[0]), estimate(run.metrics[metric])) for run in measured]
-    drawn = [(l0, found) for l0, found in points if found.value is not None and found.value > 0]
+    drawn = [(l0, found) for l0, found in points if l0 > 0 and found.value is not None and found.value > 0]
     l0, values = [place for place, _ in drawn], [found.value for _, found in drawn]
     axes.plot(l0, values, color=color, linewidth=1, linestyle=(0, (4, 2)), zorder=3)
     bars = [[_reach(found, end) for _, found in drawn] for end in ("low", "high")]

@@ -23,6 +23,8 @@ from monosem.sae.architectures import ARCHITECTURES
 COMPARISON = "comparison.json"
 FIGURES = ("comparison.png", "comparison.svg")
 
+# What stands in eval.json and must be the same for all.
+_ALIKE = ("subject", "hookpoint", "context_length", "tokens", "documents", "downstream_tokens")
 # Settings by which runs of one curve may differ.
 _OF_SPARSITY = ("out", "activations", "autoencoder.k", "training.target_l0", "training.sparsity_coefficient")
 _NOT_OF_THE_RESULT = (
@@ -54,7 +56,12 @@ def compare(
     Raises:
         UserError: a run is missing, not evaluated, or was evaluated on something else than the others.
     """
-    directories = [found for run in runs for found in expand_runs(run)]
+    for place in l0:
+        if not place > 0:
+            raise UserError(f"l0={place:g} is not positive; give positive numbers.")
+    directories = list(dict.fromkeys(found for run in runs for found in expand_runs(run)))
+    if not directories:
+        raise UserError("No run to compare; name directories that `monosem train` or `monosem frontier` wrote.")
     configs = {directory: read_run(directory) for directory in directories}
     records = {directory: _read_evaluation(directory) for directory in directories}
     sums = {directory: load_document_sums(directory / DOCUMENT_SUMS) for directory in directories}
@@ -63,6 +70,7 @@ def compare(
         _require_alike(first, directory, records, sums)
     names = curve_names(configs)
     reference = _reference(reference, list(names.values()))
+    _make(out)
     found = comparison.compare(
         records[first]["subject"],
         records[first]["hookpoint"],
@@ -79,7 +87,6 @@ def compare(
         l0,
         reference,
     )
-    out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / COMPARISON, (json.dumps(found.to_dict(), indent=1) + "\n").encode())
     for name in FIGURES:
         comparison_figure(found, out / name)
@@ -104,12 +111,20 @@ def expand_runs(directory: Path) -> list[Path]:
     raise UserError(f"{directory} holds no run; name a directory that `monosem train` or `monosem frontier` wrote.")
 
 
+def _make(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"out={out} cannot be made: {error.strerror}; choose another place.") from error
+
+
 def _read_evaluation(directory: Path) -> dict[str, Any]:
     try:
         record = json.loads((directory / EVALUATION).read_bytes())
-        assert 0 <= record["metrics"]["dead_share"]["value"] <= 1, "the dead share is no share"
-        return record
-    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+        if not 0 <= record["metrics"]["dead_share"]["value"] <= 1:
+            raise ValueError("the dead share is no share")
+        return {name: record[name] for name in (*_ALIKE, "metrics")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{directory / EVALUATION} is missing or damaged ({error}); write it with: monosem eval {directory}"
         ) from error
@@ -123,8 +138,8 @@ def _require_alike(
     Raises:
         UserError: they are not; says in what they differ.
     """
-    for name in ("subject", "hookpoint", "context_length", "tokens", "documents", "downstream_tokens"):
-        mine, theirs = records[one].get(name), records[other].get(name)
+    for name in _ALIKE:
+        mine, theirs = records[one][name], records[other][name]
         if mine != theirs:
             raise UserError(
                 f"{other} was evaluated with {name} = {theirs!r} and {one} with {mine!r}; evaluate them alike "

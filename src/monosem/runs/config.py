@@ -79,6 +79,8 @@ class FrontierConfig(RunConfig):
             values = getattr(self, name)
             if not values or len(set(values)) != len(values):
                 raise UserError(f"{name}={list(values)} is empty or names a value twice; give each once.")
+        for name in self.architectures:
+            require_known(name)
         if self.together < 1:
             raise UserError(f"together={self.together} is below 1; train at least one at a time.")
         for name, grid in (("n_latents", "sizes"), ("k", "l0"), ("architecture", "architectures")):
@@ -88,6 +90,8 @@ class FrontierConfig(RunConfig):
             if (value := getattr(self.training, name)) is not None:
                 raise UserError(f"{name}={value} would not be used: a frontier's targets are in l0; leave it out.")
         require_used(self.autoencoder, self.architectures)
+        if all(ARCHITECTURES[name].has_penalty for name in self.architectures):
+            require_fitting(self.architectures[0], True, dataclasses.replace(self.training, target_l0=1.0))
         self.runs()  # each validates itself
 
     def runs(self) -> list[RunConfig]:
@@ -96,7 +100,6 @@ class FrontierConfig(RunConfig):
         return [self._run(*place) for place in grid]
 
     def _run(self, architecture: str, n_latents: int, l0: int) -> RunConfig:
-        require_known(architecture)
         own = own_settings(self.autoencoder, architecture)
         training, has_penalty = self.training, ARCHITECTURES[architecture].has_penalty
         if has_penalty:

@@ -1,5 +1,6 @@
 """A frontier: a grid of architectures, sparsities and sizes trained from one stream of activations, and compared."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -43,42 +44,51 @@ def frontier(config: FrontierConfig, *, overwrite: bool = False, console: "Conso
     console = console or default_console()
     require_packages(config.log)
     planned = config.runs()
-    _prepare(planned, overwrite=overwrite)
-    missing = [run for run in planned if not (run.out / EVALUATION).exists()]
+    if not overwrite:
+        _require_same(planned)
+    missing = [run for run in planned if overwrite or not (run.out / EVALUATION).exists()]
     if missing:
         inputs = open_inputs(config, console)
         if len(inputs.hookpoints) > 1 and not config.autoencoder.crosscoder:
             raise UserError(f"A frontier has one hookpoint, not {', '.join(inputs.hookpoints)}; give one.")
+        _prepare(missing, overwrite=overwrite)
+        how_to_go_on = "the same command, without --overwrite" if overwrite else "the same command"
         groups = [missing[start : start + config.together] for start in range(0, len(missing), config.together)]
         for number, group in enumerate(groups, start=1):
             names = ", ".join(run.out.name for run in group)
             console.print(f"Group {number} of {len(groups)}: {names}", highlight=False, soft_wrap=True)
-            _train_and_evaluate(group, inputs, console)
-    return compare([run.out for run in planned], config.out)
+            _train_and_evaluate(group, inputs, console, how_to_go_on)
+    samples, seed = config.evaluation.bootstrap_samples, config.training.seed
+    return compare([run.out for run in planned], config.out, samples=samples, seed=seed)
 
 
-def _prepare(runs: Sequence[RunConfig], *, overwrite: bool) -> None:
-    """Make the runs' directories, or find them as an earlier call left them.
+def _require_same(runs: Sequence[RunConfig]) -> None:
+    """What lies in the runs' directories must be of these runs; the directories may have been moved.
 
     Raises:
         UserError: one holds a run of another configuration.
     """
     for run in runs:
-        if overwrite or not (run.out / CONFIG).exists():
-            prepare_directory(run.out, overwrite=overwrite)
-            write_config(run)
-        elif read_config(run.out) != run:
+        if (run.out / CONFIG).exists() and dataclasses.replace(read_config(run.out), out=run.out) != run:
             raise UserError(
                 f"{run.out} holds a run of another configuration; choose another --out, or replace it by --overwrite."
             )
 
 
-def _train_and_evaluate(group: Sequence[RunConfig], inputs: Inputs, console: "Console") -> None:
+def _prepare(runs: Sequence[RunConfig], *, overwrite: bool) -> None:
+    """Make the runs' directories where an earlier call did not, or all anew."""
+    for run in runs:
+        if overwrite or not (run.out / CONFIG).exists():
+            prepare_directory(run.out, overwrite=overwrite)
+            write_config(run)
+
+
+def _train_and_evaluate(group: Sequence[RunConfig], inputs: Inputs, console: "Console", how_to_go_on: str) -> None:
     """Train those without an autoencoder side by side, then evaluate all."""
     site = Site(tuple(inputs.hookpoints), group[0].subject.target)
     untrained = [PlannedRun(site, run) for run in group if not (run.out / AUTOENCODER).exists()]
     if untrained:
         opening = continued_runs(untrained, inputs)
-        train_side_by_side(inputs, opening, console, how_to_go_on="the same command")
+        train_side_by_side(inputs, opening, console, how_to_go_on=how_to_go_on)
     for run in group:
         evaluate_inputs(run, inputs.subject, inputs.text, console)
