@@ -4,9 +4,9 @@
     python scripts/architecture_rates.py prolu  # those of docs/results/frontier/prolu.jsonl
     python scripts/architecture_rates.py show   # tables of both, and each architecture's best multiple
 
-In the first all have 4,096 latents and aim at an L0 of 32. What a penalty reaches is a little off, so errors are compared as if at
-32: on every frontier here the normalised MSE falls about like L0^-0.5, so each is multiplied by (L0 / 32)^0.5. That is
-for small differences: a run whose L0 is off by more than half does not count as one.
+In the first all have 4,096 latents and aim at an L0 of 32. What a penalty reaches is a little off, so errors are
+compared as if at the target: on every frontier here the normalised MSE falls about like L0^-0.5, so each is multiplied
+by (L0 / target)^0.5. That is for small differences: a run whose L0 is off by more than half does not count as one.
 
 What is best at two million tokens can be unstable in longer runs. ProLU was, so it has rows of its own: five million
 tokens, both of its gradients, at a sparse and at a dense target.
