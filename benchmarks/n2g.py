@@ -20,8 +20,8 @@ from rich.console import Console
 
 import monosem
 from benchmarks.record import append_row
-from monosem.evaluation import n2g
-from monosem.evaluation.n2g_examples import Firings, collect_examples, read_firings, text_of
+from monosem.evaluation.n2g import build
+from monosem.evaluation.n2g.examples import Firings, collect_examples, read_firings, text_of
 from monosem.evaluation.sample import Sample, take_sample
 from monosem.sae.autoencoder import Autoencoder
 from monosem.subject.blocks import held_out_blocks
@@ -87,11 +87,11 @@ def measure(options: Options) -> dict[str, Any]:
     subject = CountingSubject(model=loaded.model, tokenizer=loaded.tokenizer, name=loaded.name, bos_id=loaded.bos_id)
     sample = held_out_sample(subject, options.tokens, sae.provenance.context_length)
     latents, examples = find_examples(options, sae, subject, sample)
-    text, padding = text_of(sample, subject), n2g.padding_token(subject, None)
+    text, padding = text_of(sample, subject), build.padding_token(subject, None)
     site, longest = sae.provenance.site, options.longest_suffix
     CountingSubject.tokens_run = 0
     began, cpu_began = time.perf_counter(), time.process_time()
-    explained = list(n2g.explain_latents(sae, subject, site, text, examples, latents, padding, longest))
+    explained = list(build.explain_latents(sae, subject, site, text, examples, latents, padding, longest))
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
     found = len(examples["random"].latents)
     return {

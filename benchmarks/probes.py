@@ -28,7 +28,7 @@ from benchmarks.record import append_row
 from benchmarks.step import peak_resident_bytes
 from monosem.evaluation.probe_fits import TaskExamples, best_probe, constant_probe, linear_probe, split_examples
 from monosem.evaluation.probes import ProbeConfig, resample_means
-from monosem.evaluation.tasks import Task
+from monosem.evaluation.tasks.task import Task
 
 RESULTS = Path("benchmarks/results/probes.jsonl")
 NAMES = {

@@ -8,7 +8,7 @@ import pytest
 
 from monosem.cli import tasks as tasks_module
 from monosem.cli.main import run
-from monosem.evaluation.task_hub import hub_tasks
+from monosem.evaluation.tasks.hub import hub_tasks
 from monosem.subject import builtin
 
 Captured = pytest.CaptureFixture[str]

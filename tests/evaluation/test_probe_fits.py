@@ -18,7 +18,7 @@ from monosem.evaluation.probe_fits import (
     score,
     split_examples,
 )
-from monosem.evaluation.tasks import Task
+from monosem.evaluation.tasks.task import Task
 from monosem.ops.logistic import fit_logistic
 
 RIDGE = 1e-4

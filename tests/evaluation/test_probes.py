@@ -14,7 +14,7 @@ from monosem.evaluation import probe_inputs
 from monosem.evaluation.bootstrap import estimate
 from monosem.evaluation.probe_inputs import read_inputs
 from monosem.evaluation.probes import PROBES, ProbeConfig, ProbeResults, measure_probes, resample_means
-from monosem.evaluation.tasks import Contexts, Task, TaskPool
+from monosem.evaluation.tasks.task import Contexts, Task, TaskPool
 from monosem.ops.logistic import fit_logistic
 from monosem.sae.architectures import ARCHITECTURES, new_autoencoder
 from monosem.sae.autoencoder import Autoencoder

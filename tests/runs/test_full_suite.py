@@ -12,12 +12,12 @@ from rich.console import Console
 import monosem
 from monosem.errors import UserError
 from monosem.evaluation.ablation import AblationConfig
-from monosem.evaluation.n2g_measure import N2GConfig
+from monosem.evaluation.n2g.measure import N2GConfig
 from monosem.evaluation.progressive import ProgressiveConfig
 from monosem.evaluation.record import Evaluation
 from monosem.evaluation.refinement import RefinementConfig
 from monosem.evaluation.suite import PARTS, SuiteConfig
-from monosem.evaluation.task_sources import TaskConfig
+from monosem.evaluation.tasks.sources import TaskConfig
 from monosem.runs import evaluate as evaluate_module
 from monosem.runs.config import RunConfig
 from monosem.runs.evaluate import evaluate

@@ -252,7 +252,11 @@ def test_a_saved_subject_loads_with_the_same_logits(save_subject: Make, architec
     assert not any(parameter.requires_grad for parameter in subject.model.parameters())
     with torch.no_grad():
         expected = AutoModelForCausalLM.from_pretrained(directory)(tokens).logits
-    assert torch.equal(subject.logits(tokens), expected)
+    if architecture == "gpt2":  # its GELU is computed by one operation
+        torch.testing.assert_close(subject.logits(tokens), expected, rtol=0, atol=1e-6)
+        assert not any(type(module).__name__ == "NewGELUActivation" for module in subject.model.modules())
+    else:
+        assert torch.equal(subject.logits(tokens), expected)
     assert len(subject.tokenizer) == 64
 
 

@@ -9,9 +9,9 @@ import tyro
 
 from monosem.cli.parsing import parse
 from monosem.cli.show import standard_output
-from monosem.evaluation.task_hub import HubTask, hub_tasks
-from monosem.evaluation.task_sources import TaskConfig, find_tasks, read_tasks
-from monosem.evaluation.tasks import TaskPool
+from monosem.evaluation.tasks.hub import HubTask, hub_tasks
+from monosem.evaluation.tasks.sources import TaskConfig, find_tasks, read_tasks
+from monosem.evaluation.tasks.task import TaskPool
 from monosem.subject.loading import load_subject
 from monosem.subject.model import SubjectConfig
 

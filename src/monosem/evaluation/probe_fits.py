@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from monosem.evaluation.tasks import Task
+from monosem.evaluation.tasks.task import Task
 from monosem.ops.logistic import fit_logistic
 
 # Values of one chunk of latents on all training examples: 2 MB in float32 stay in a CPU's cache; a GPU wants more work.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from monosem.errors import UserError
 from monosem.evaluation.sample import BATCH_TOKENS
-from monosem.evaluation.tasks import Contexts, TaskPool
+from monosem.evaluation.tasks.task import Contexts, TaskPool
 from monosem.sae.autoencoder import Autoencoder
 from monosem.sae.site import Site
 from monosem.subject.model import SubjectModel

@@ -31,7 +31,7 @@ from monosem.evaluation.probe_fits import (
 )
 from monosem.evaluation.probe_inputs import count_contexts, read_inputs
 from monosem.evaluation.progress import Report, counting
-from monosem.evaluation.tasks import Task, TaskPool
+from monosem.evaluation.tasks.task import Task, TaskPool
 from monosem.ops.reference_logistic import LEAST_RIDGE
 from monosem.randomness import derive_generator
 from monosem.sae.autoencoder import Autoencoder

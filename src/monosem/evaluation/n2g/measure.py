@@ -11,8 +11,8 @@ from torch import Tensor
 
 from monosem.errors import UserError
 from monosem.evaluation.bootstrap import Estimate
-from monosem.evaluation.n2g import explain_latents, padding_token
-from monosem.evaluation.n2g_examples import (
+from monosem.evaluation.n2g.build import explain_latents, padding_token
+from monosem.evaluation.n2g.examples import (
     Firings,
     collect_examples,
     read_firings,
@@ -20,9 +20,9 @@ from monosem.evaluation.n2g_examples import (
     text_of,
     text_places,
 )
-from monosem.evaluation.n2g_render import render_pattern, token_reader
-from monosem.evaluation.n2g_score import ScoredText, Scores, count_predictions, scores
-from monosem.evaluation.n2g_trie import KINDS, Explanation
+from monosem.evaluation.n2g.render import render_pattern, token_reader
+from monosem.evaluation.n2g.score import ScoredText, Scores, count_predictions, scores
+from monosem.evaluation.n2g.trie import KINDS, Explanation
 from monosem.evaluation.progress import Report, counting
 from monosem.evaluation.sample import Sample
 from monosem.randomness import derive_generator

@@ -15,11 +15,11 @@ import torch
 import zstandard
 
 from monosem.errors import UserError
-from monosem.evaluation import task_files as module
-from monosem.evaluation.task_files import labelled_texts, task_files
-from monosem.evaluation.task_sources import TaskConfig, find_tasks, read_tasks
-from monosem.evaluation.tasks import FEWEST_OF_A_CLASS, Contexts, TaskPool
-from monosem.evaluation.text_tasks import LabelledTexts, join_pools, slug, text_tasks
+from monosem.evaluation.tasks import files as module
+from monosem.evaluation.tasks.files import labelled_texts, task_files
+from monosem.evaluation.tasks.sources import TaskConfig, find_tasks, read_tasks
+from monosem.evaluation.tasks.task import FEWEST_OF_A_CLASS, Contexts, TaskPool
+from monosem.evaluation.tasks.texts import LabelledTexts, join_pools, slug, text_tasks
 from monosem.subject.model import SubjectModel
 
 LENGTH = 6

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from monosem.evaluation.code_kinds import KINDS, kind_spans
-from monosem.evaluation.code_regions import REGIONS, region_spans
-from monosem.evaluation.code_source import Span, read_source
+from monosem.evaluation.tasks.code_kinds import KINDS, kind_spans
+from monosem.evaluation.tasks.code_regions import REGIONS, region_spans
+from monosem.evaluation.tasks.code_source import Span, read_source
 
 _NEXT = {
     "next-line-break": ("line-break", "the next token is a line break"),

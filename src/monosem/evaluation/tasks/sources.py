@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from monosem.errors import UserError
-from monosem.evaluation.code_tasks import builtin_tasks
-from monosem.evaluation.task_files import labelled_texts, task_files
-from monosem.evaluation.task_hub import HubTask, hub_tasks, load_hub_task, read_hub_task
-from monosem.evaluation.tasks import FEWEST_OF_A_CLASS, TaskPool
-from monosem.evaluation.text_tasks import join_pools, text_tasks
+from monosem.evaluation.tasks.code_tasks import builtin_tasks
+from monosem.evaluation.tasks.files import labelled_texts, task_files
+from monosem.evaluation.tasks.hub import HubTask, hub_tasks, load_hub_task, read_hub_task
+from monosem.evaluation.tasks.task import FEWEST_OF_A_CLASS, TaskPool
+from monosem.evaluation.tasks.texts import join_pools, text_tasks
 from monosem.subject.builtin import BUILTIN
 from monosem.subject.model import SubjectModel
 

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from monosem.evaluation.n2g_trie import Pattern
+from monosem.evaluation.n2g.trie import Pattern
 
 _SHOWN = {" ": "␣", "\n": "⏎", "\t": "⇥"}
 _MARKS = frozenset("·␣⏎⇥⟨⟩")

@@ -9,8 +9,8 @@ import builtins
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from monosem.evaluation.code_kinds import NAMED_EXCEPTIONS, Labelled
-from monosem.evaluation.code_source import Source, Span
+from monosem.evaluation.tasks.code_kinds import NAMED_EXCEPTIONS, Labelled
+from monosem.evaluation.tasks.code_source import Source, Span
 
 REGIONS = {
     "in-docstring": "in a docstring",

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int64
 
-from monosem.evaluation.code_corpus import CodeCorpus, is_test, package_of, read_code_corpus, training_files
-from monosem.evaluation.code_labels import LABELS
-from monosem.evaluation.tasks import FEWEST_OF_A_CLASS, Task, TaskPool
+from monosem.evaluation.tasks.code_corpus import CodeCorpus, is_test, package_of, read_code_corpus, training_files
+from monosem.evaluation.tasks.code_labels import LABELS
+from monosem.evaluation.tasks.task import FEWEST_OF_A_CLASS, Task, TaskPool
 from monosem.randomness import derive_generator
 from monosem.subject.model import SubjectModel
 

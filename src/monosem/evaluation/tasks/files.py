@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from monosem.errors import UserError
-from monosem.evaluation.text_tasks import MOST_ROWS, LabelledTexts
+from monosem.evaluation.tasks.texts import MOST_ROWS, LabelledTexts
 from monosem.subject.documents import field_of
 from monosem.subject.text_files import text_lines
 

@@ -5,7 +5,7 @@ import keyword
 import re
 from collections.abc import Iterator
 
-from monosem.evaluation.code_source import Source, Span, Token
+from monosem.evaluation.tasks.code_source import Source, Span, Token
 
 KINDS = {
     "keyword": "a keyword, but not True, False or None",

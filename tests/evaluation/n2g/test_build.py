@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from monosem.errors import UserError
-from monosem.evaluation import n2g
-from monosem.evaluation.n2g import Contexts, LastActivations, find_patterns, full_contexts, padding_token
-from monosem.evaluation.n2g_examples import Firings
-from monosem.evaluation.n2g_trie import Pattern
+from monosem.evaluation.n2g import build
+from monosem.evaluation.n2g.build import Contexts, LastActivations, find_patterns, full_contexts, padding_token
+from monosem.evaluation.n2g.examples import Firings
+from monosem.evaluation.n2g.trie import Pattern
 from monosem.sae.architectures import new_autoencoder
 from monosem.sae.autoencoder import Autoencoder
 from monosem.sae.config import AutoencoderConfig
@@ -170,7 +170,7 @@ def test_a_full_context_is_taken_though_rounding_leaves_less_of_it(lookback: Sub
     sae = planted(({token_at(3): 1.0}, 0.0))
     contexts = Contexts(torch.tensor([[5, 3]]), torch.tensor([2]), torch.tensor([0]), torch.tensor([99.0]).double())
     read = LastActivations(sae, lookback, Site(("seen",)), PLACES)
-    lengths, activations = n2g.shortest_suffixes(read, contexts)
+    lengths, activations = build.shortest_suffixes(read, contexts)
     assert (lengths.tolist(), activations.tolist()) == ([2], [99.0])
 
 
@@ -268,7 +268,7 @@ def test_suffixes_that_are_alike_run_once(lookback: SubjectModel, monkeypatch: p
     ran: list[int] = []
     capture = SubjectModel.capture
     monkeypatch.setattr(SubjectModel, "capture", lambda self, *args: ran.append(len(args[0])) or capture(self, *args))
-    monkeypatch.setattr(n2g, "_CPU_PASS_TOKENS", 6)
+    monkeypatch.setattr(build, "_CPU_PASS_TOKENS", 6)
     sae = planted(({token_at(3): 1.0}, 0.0), ({token_at(4): 2.0}, 0.0))
     read = LastActivations(sae, lookback, Site(("seen",)), PLACES)
     suffixes = torch.tensor([[5, 3], [5, 4], [5, 3], [6, 3], [5, 3], [5, 4]])

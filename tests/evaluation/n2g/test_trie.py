@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from monosem.errors import UserError
-from monosem.evaluation.n2g_match import TextIndex
-from monosem.evaluation.n2g_render import render_pattern, token_reader, visible
-from monosem.evaluation.n2g_trie import Explanation, Leaf, Pattern, Trie
+from monosem.evaluation.n2g.match import TextIndex
+from monosem.evaluation.n2g.render import render_pattern, token_reader, visible
+from monosem.evaluation.n2g.trie import Explanation, Leaf, Pattern, Trie
 
 
 def trie_of(*patterns: Pattern) -> Trie:

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from monosem.errors import UserError
-from monosem.evaluation import n2g_examples, n2g_score, sample
-from monosem.evaluation.n2g_examples import collect_examples, read_firings, split_sample, text_of
-from monosem.evaluation.n2g_measure import N2GConfig, N2GResults, measure_n2g
-from monosem.evaluation.n2g_score import Counts, scores
-from monosem.evaluation.n2g_trie import KINDS, Explanation
+from monosem.evaluation import sample
+from monosem.evaluation.n2g import examples as examples_module
+from monosem.evaluation.n2g import score as score_module
+from monosem.evaluation.n2g.examples import collect_examples, read_firings, split_sample, text_of
+from monosem.evaluation.n2g.measure import N2GConfig, N2GResults, measure_n2g
+from monosem.evaluation.n2g.score import Counts, scores
+from monosem.evaluation.n2g.trie import KINDS, Explanation
 from monosem.evaluation.sample import Sample, take_sample
 from monosem.sae.architectures import new_autoencoder
 from monosem.sae.autoencoder import Autoencoder
@@ -92,7 +94,7 @@ def test_halves_share_no_document_and_hold_all_tokens(whole, subject):
 def test_the_examples_are_the_strongest_and_a_random_draw(sae, subject, hookpoint, whole, small, monkeypatch):
     if small:
         monkeypatch.setattr(sample, "BATCH_TOKENS", 30)
-        monkeypatch.setattr(n2g_examples, "_CANDIDATES", 20)
+        monkeypatch.setattr(examples_module, "_CANDIDATES", 20)
     latents = torch.tensor([5, 7, 30])
     firings = read_firings(sae, subject, Site((hookpoint,)), whole, lambda _: None)
     examples = collect_examples(firings, latents, sae.n_latents, 6, 0)
@@ -132,11 +134,11 @@ def test_the_same_seed_gives_the_same_result(run):
 def test_the_sizes_of_batches_and_groups_change_nothing(run, monkeypatch):
     once = run().to_dict()
     monkeypatch.setattr(sample, "BATCH_TOKENS", 50)
-    monkeypatch.setattr("monosem.evaluation.n2g.GROUP_EXAMPLES", 20)
-    monkeypatch.setattr("monosem.evaluation.n2g._CPU_PASS_TOKENS", 90)
-    monkeypatch.setattr("monosem.evaluation.n2g._VARIANT_TOKENS", 50)
-    monkeypatch.setattr(n2g_score, "_MATCHED_TOKENS", 60)
-    monkeypatch.setattr(n2g_score, "_RESAMPLED", 7)
+    monkeypatch.setattr("monosem.evaluation.n2g.build.GROUP_EXAMPLES", 20)
+    monkeypatch.setattr("monosem.evaluation.n2g.build._CPU_PASS_TOKENS", 90)
+    monkeypatch.setattr("monosem.evaluation.n2g.build._VARIANT_TOKENS", 50)
+    monkeypatch.setattr(score_module, "_MATCHED_TOKENS", 60)
+    monkeypatch.setattr(score_module, "_RESAMPLED", 7)
     parts = run().to_dict()
     for old, new in zip(once["latents"], parts["latents"], strict=True):
         for kind in KINDS:
@@ -146,7 +148,7 @@ def test_the_sizes_of_batches_and_groups_change_nothing(run, monkeypatch):
 
 
 def test_an_interrupted_measurement_goes_on_to_the_same_result(run, monkeypatch):
-    monkeypatch.setattr("monosem.evaluation.n2g.GROUP_EXAMPLES", 30)
+    monkeypatch.setattr("monosem.evaluation.n2g.build.GROUP_EXAMPLES", 30)
     saved: list[str] = []
 
     class KilledError(Exception):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float64, Int64, Integer
 
-from monosem.evaluation.n2g_trie import Leaf, Pattern
+from monosem.evaluation.n2g.trie import Leaf, Pattern
 
 
 class TextIndex:

@@ -13,10 +13,10 @@ import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from monosem.errors import UserError
-from monosem.evaluation.code_corpus import is_test, package_of, read_code_corpus, training_files
-from monosem.evaluation.code_labels import LABELS, label_tokens
-from monosem.evaluation.code_tasks import MOST_OF_A_CONTEXT, builtin_tasks, choose_side, rank_within
-from monosem.evaluation.tasks import FEWEST_OF_A_CLASS, Task, TaskPool
+from monosem.evaluation.tasks.code_corpus import is_test, package_of, read_code_corpus, training_files
+from monosem.evaluation.tasks.code_labels import LABELS, label_tokens
+from monosem.evaluation.tasks.code_tasks import MOST_OF_A_CONTEXT, builtin_tasks, choose_side, rank_within
+from monosem.evaluation.tasks.task import FEWEST_OF_A_CLASS, Task, TaskPool
 from monosem.subject import builtin
 from monosem.subject.model import SubjectModel
 

@@ -13,9 +13,9 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from monosem.evaluation.bootstrap import Estimate, Sums, bootstrap, estimate, resample
-from monosem.evaluation.n2g_examples import Firings, joined
-from monosem.evaluation.n2g_match import TextIndex
-from monosem.evaluation.n2g_trie import KINDS, Explanation
+from monosem.evaluation.n2g.examples import Firings, joined
+from monosem.evaluation.n2g.match import TextIndex
+from monosem.evaluation.n2g.trie import KINDS, Explanation
 from monosem.randomness import derive_generator
 
 MEASURES = ("precision", "recall", "f1")

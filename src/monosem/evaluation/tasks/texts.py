@@ -12,8 +12,8 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from monosem.errors import UserError
-from monosem.evaluation.contexts import encode_texts
-from monosem.evaluation.tasks import FEWEST_OF_A_CLASS, Contexts, Task, TaskPool
+from monosem.evaluation.tasks.contexts import encode_texts
+from monosem.evaluation.tasks.task import FEWEST_OF_A_CLASS, Contexts, Task, TaskPool
 from monosem.randomness import derive_generator
 from monosem.subject.model import SubjectModel
 

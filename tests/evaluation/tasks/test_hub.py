@@ -11,11 +11,11 @@ import huggingface_hub
 import pytest
 
 from monosem.errors import UserError
-from monosem.evaluation import task_hub
-from monosem.evaluation.task_files import MOST_LABELS
-from monosem.evaluation.task_hub import HubTask, hub_tasks, load_hub_task, read_hub_task
-from monosem.evaluation.task_sources import TaskConfig, find_tasks, read_tasks
-from monosem.evaluation.tasks import FEWEST_OF_A_CLASS
+from monosem.evaluation.tasks import hub as module
+from monosem.evaluation.tasks.files import MOST_LABELS
+from monosem.evaluation.tasks.hub import HubTask, hub_tasks, load_hub_task, read_hub_task
+from monosem.evaluation.tasks.sources import TaskConfig, find_tasks, read_tasks
+from monosem.evaluation.tasks.task import FEWEST_OF_A_CLASS
 from monosem.subject.model import SubjectModel
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -150,7 +150,7 @@ def test_truth_values_words_and_thresholds_are_labels(hub: Hub) -> None:
 
 
 def test_reading_ends_at_the_limit(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task_hub, "MOST_ROWS", 25)
+    monkeypatch.setattr(module, "MOST_ROWS", 25)
     hub.rows = [row(number, int(number % 20 == 0)) for number in range(100)]
     assert len(read_hub_task("mine", HubTask(**SETTINGS), 20).texts) == hub.read == 25
 
@@ -203,7 +203,7 @@ def test_names_and_files_of_descriptions_give_tasks(
     hub: Hub, tmp_path: Path, make_model: Callable[..., Any], make_tokenizer: Callable[..., Any]
 ) -> None:
     path = tmp_path / "mine.toml"
-    path.write_text((task_hub.DESCRIPTIONS / "wiki-qa.toml").read_text())
+    path.write_text((module.DESCRIPTIONS / "wiki-qa.toml").read_text())
     config = TaskConfig(tasks=("wiki-qa", str(path)), task_examples=4 * FEWEST_OF_A_CLASS)
     sources = find_tasks(config)
     assert hub.calls == [], "nothing is read yet"

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Bool, Int64
 
 from monosem.errors import UserError
-from monosem.evaluation.code_labels import label_tokens
-from monosem.evaluation.contexts import padding_id, text_length
-from monosem.evaluation.tasks import Contexts
+from monosem.evaluation.tasks.code_labels import label_tokens
+from monosem.evaluation.tasks.contexts import padding_id, text_length
+from monosem.evaluation.tasks.task import Contexts
 from monosem.randomness import derive_generator
 from monosem.subject.builtin import library_documents
 from monosem.subject.model import SubjectModel

@@ -14,8 +14,8 @@ from typing import Any
 
 from monosem.config import load_toml
 from monosem.errors import UserError
-from monosem.evaluation.task_files import label_of
-from monosem.evaluation.text_tasks import MOST_ROWS, LabelledTexts
+from monosem.evaluation.tasks.files import label_of
+from monosem.evaluation.tasks.texts import MOST_ROWS, LabelledTexts
 from monosem.subject.documents import field_of
 
 DESCRIPTIONS = Path(__file__).parent / "hub_tasks"

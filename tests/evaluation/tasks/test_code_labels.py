@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from monosem.evaluation import code_source
-from monosem.evaluation.code_kinds import KINDS
-from monosem.evaluation.code_labels import LABELS, deciding_characters, label_tokens
-from monosem.evaluation.code_regions import REGIONS
-from monosem.evaluation.code_source import read_source
+from monosem.evaluation.tasks import code_source
+from monosem.evaluation.tasks.code_kinds import KINDS
+from monosem.evaluation.tasks.code_labels import LABELS, deciding_characters, label_tokens
+from monosem.evaluation.tasks.code_regions import REGIONS
+from monosem.evaluation.tasks.code_source import read_source
 from monosem.subject import builtin
 
 # Several snippets a label: the usual cases, and what could be mistaken for them; non-ASCII text before, in the line.

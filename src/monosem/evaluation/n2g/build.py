@@ -29,8 +29,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from monosem.errors import UserError
-from monosem.evaluation.n2g_examples import Firings, joined
-from monosem.evaluation.n2g_trie import Explanation, Pattern, Trie
+from monosem.evaluation.n2g.examples import Firings, joined
+from monosem.evaluation.n2g.trie import Explanation, Pattern, Trie
 from monosem.sae.autoencoder import Autoencoder
 from monosem.sae.site import Site
 from monosem.subject.model import SubjectModel

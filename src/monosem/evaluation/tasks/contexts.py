@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from monosem.errors import UserError
-from monosem.evaluation.tasks import Contexts
+from monosem.evaluation.tasks.task import Contexts
 from monosem.subject.model import SubjectModel
 from monosem.subject.tokens import plain_backend, special_token_ids
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from monosem.errors import UserError
 from monosem.evaluation.examples import strongest
-from monosem.evaluation.n2g_trie import KINDS
+from monosem.evaluation.n2g.trie import KINDS
 from monosem.evaluation.sample import Sample, read_rows, take_sample
 from monosem.randomness import derive_generator, derive_seed
 from monosem.sae.autoencoder import Autoencoder
