@@ -3,7 +3,7 @@
     python -m benchmarks.probes
     OMP_NUM_THREADS=1 python -m benchmarks.probes --tasks 10 --no-record
 
-Each task has its own examples, half of them for training, each in a context of its own: random activations with a
+Each task has its own examples, half of them for training, each of a document of its own: random activations with a
 falling spectrum, labelled by a noisy direction. Timed are, summed over tasks, what ``measure_probes`` does after it has
 read the activations: the best latent's probe, the best channel's, the logistic regression on all channels; and the
 intervals. Beside them, of the first, the encoder's products alone. The compiler's time is left out. The processor's
@@ -67,17 +67,17 @@ def make_task(options: Options, number: int) -> TaskExamples:
     x = x / x.norm(dim=1, keepdim=True)
     direction = torch.randn(options.d_model, generator=generator)
     noise = 0.5 * torch.randn(options.examples, generator=generator)
-    contexts = number * options.examples + torch.arange(options.examples)
+    documents = number * options.examples + torch.arange(options.examples)
     task = Task(
         name=f"task-{number}",
         description="",
         level="token",
-        contexts=contexts,
-        positions=torch.zeros_like(contexts),
+        contexts=documents,
+        positions=torch.zeros_like(documents),
         labels=x @ direction + noise > 0,
-        is_training=contexts % 2 == 0,
+        is_training=documents % 2 == 0,
     )
-    return split_examples(task, x)
+    return split_examples(task, x, documents)
 
 
 def measure(options: Options) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def measure(options: Options) -> dict[str, Any]:
         timed("product", lambda task=task: products(task, W_enc))
         held_out = (latent.held_out, channel.held_out, linear.held_out, constant_probe(task))
         columns = [*(each.losses for each in held_out), *(each.is_correct.double() for each in held_out)]
-        scores.append((torch.stack(columns, dim=1), task.held_out.contexts))
+        scores.append((torch.stack(columns, dim=1), task.held_out.documents))
         not_converged += latent.not_converged
     generator = torch.Generator().manual_seed(0)
     timed("intervals", lambda: resample_means(scores, samples=config.bootstrap_samples, generator=generator))

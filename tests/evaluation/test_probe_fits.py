@@ -33,18 +33,18 @@ def labelled(n: int, share: float = 0.5, seed: int = 1) -> tuple[Tensor, Tensor]
     return torch.rand(n, generator=seeded(seed)) < share, torch.rand(n, generator=seeded(seed + 1)) < 0.5
 
 
-def made(x: Tensor, labels: Tensor, is_training: Tensor, contexts: Tensor | None = None) -> TaskExamples:
-    contexts = torch.arange(len(x)) if contexts is None else contexts
+def made(x: Tensor, labels: Tensor, is_training: Tensor, documents: Tensor | None = None) -> TaskExamples:
+    documents = torch.arange(len(x)) if documents is None else documents
     task = Task(
         name="made",
         description="",
         level="token",
-        contexts=contexts,
-        positions=torch.zeros_like(contexts),
+        contexts=torch.arange(len(x)),
+        positions=torch.zeros(len(x), dtype=torch.int64),
         labels=labels,
         is_training=is_training,
     )
-    return split_examples(task, x)
+    return split_examples(task, x, documents)
 
 
 def directions(n: int, d_model: int) -> Tensor:
@@ -59,7 +59,7 @@ def test_each_example_lies_on_its_side_without_the_training_mean() -> None:
     torch.testing.assert_close(examples.training.x + examples.mean, x[is_training].double())
     torch.testing.assert_close(examples.held_out.x + examples.mean, x[~is_training].double())
     assert torch.equal(examples.held_out.labels, labels[~is_training])
-    assert torch.equal(examples.training.contexts, (torch.arange(31) // 2)[is_training])
+    assert torch.equal(examples.training.documents, (torch.arange(31) // 2)[is_training])
 
 
 def test_the_best_of_all_is_that_of_every_latent_fitted_in_float64() -> None:
@@ -212,7 +212,7 @@ def test_the_linear_probe_is_that_of_its_definition(ridge: float) -> None:
     )
 
 
-def test_the_linear_probe_takes_the_ridge_that_does_better_on_contexts_left_out() -> None:
+def test_the_linear_probe_takes_the_ridge_that_does_better_on_documents_left_out() -> None:
     labels, is_training = labelled(400)
     noise = torch.randn(400, 150, generator=seeded())
     ridges = (1e-6, 10.0)
@@ -221,7 +221,7 @@ def test_the_linear_probe_takes_the_ridge_that_does_better_on_contexts_left_out(
     assert linear_probe(made(told, labels, is_training), ridges, seeded()).ridge == 1e-6
 
 
-def test_too_few_contexts_to_choose_by_take_the_strongest_ridge() -> None:
+def test_too_few_documents_to_choose_by_take_the_strongest_ridge() -> None:
     labels, is_training = labelled(40)
     examples = made(torch.randn(40, 3, generator=seeded()), labels, is_training, torch.zeros(40, dtype=torch.int64))
     assert linear_probe(examples, (1e-3, 0.1, 1e-2), seeded()).ridge == 0.1

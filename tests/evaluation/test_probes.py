@@ -50,7 +50,7 @@ def pool(blocks: Blocks) -> TaskPool:
         contexts=contexts,
         positions=positions,
         labels=tokens[contexts, positions] % 2 == 1,
-        is_training=contexts % 3 != 0,
+        is_training=contexts // 2 % 3 != 0,
     )
     whole = torch.arange(1, len(tokens))  # the first context is not asked about as a whole
     large = Task(
@@ -60,9 +60,9 @@ def pool(blocks: Blocks) -> TaskPool:
         contexts=whole,
         positions=torch.full_like(whole, -1),
         labels=tokens[whole, 0] > 25,
-        is_training=whole % 3 != 0,
+        is_training=whole // 2 % 3 != 0,
     )
-    return TaskPool(Contexts(tokens, kept), (odd, large))
+    return TaskPool(Contexts(tokens, kept, torch.arange(len(tokens)) // 2), (odd, large))
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_every_task_is_that_of_the_definition(
         assert found.accuracies["latent"].value == pytest.approx(float(right))
         assert found.positive_share == pytest.approx(float(task.labels[task.is_training].double().mean()))
         assert (found.training_examples, found.held_out_examples) == (len(of_training), len(of_held_out))
-        assert found.held_out_contexts == len(task.contexts[held_out].unique())
+        assert found.held_out_documents == len((task.contexts[held_out] // 2).unique())
 
 
 def test_the_score_is_the_mean_over_tasks(results: ProbeResults) -> None:
@@ -225,19 +225,19 @@ def test_a_crosscoder_is_probed_on_all_that_it_reads(subject: SubjectModel, hook
     probes_itself(sae, subject, site, pool)
 
 
-def test_one_draw_of_contexts_serves_all_tasks() -> None:
-    contexts = torch.tensor([4, 4, 9, 7, 9])
+def test_one_draw_of_documents_serves_all_tasks() -> None:
+    documents = torch.tensor([4, 4, 9, 7, 9])
     scores = torch.rand(5, 2, generator=seeded(), dtype=torch.float64)
     other = torch.rand(3, 2, generator=seeded(1), dtype=torch.float64)
     found = resample_means(
-        [(scores, contexts), (other, torch.tensor([2, 4, 2])), (scores, contexts)], samples=40, generator=seeded(2)
+        [(scores, documents), (other, torch.tensor([2, 4, 2])), (scores, documents)], samples=40, generator=seeded(2)
     )
     assert found.shape == (41, 3, 2)
     torch.testing.assert_close(found[0, 0], scores.mean(dim=0))
     torch.testing.assert_close(found[:, 0], found[:, 2], equal_nan=True)
-    drawn = torch.randint(4, (40, 4), generator=seeded(2))  # of the contexts 2, 4, 7, 9
+    drawn = torch.randint(4, (40, 4), generator=seeded(2))  # of the documents 2, 4, 7, 9
     for sample, numbers in zip(found[1:, 0], drawn.tolist(), strict=True):
-        rows = [scores[i] for number in numbers for i in range(5) if contexts[i] == [2, 4, 7, 9][number]]
+        rows = [scores[i] for number in numbers for i in range(5) if documents[i] == [2, 4, 7, 9][number]]
         expected = torch.stack(rows).mean(dim=0) if rows else torch.full((2,), torch.nan, dtype=torch.float64)
         torch.testing.assert_close(sample, expected, equal_nan=True)
 
@@ -249,7 +249,7 @@ def test_draws_in_parts_are_the_draws_at_once(monkeypatch: pytest.MonkeyPatch) -
     assert torch.equal(resample_means(tasks, samples=11, generator=seeded()), expected)
 
 
-def test_examples_of_one_context_have_no_interval() -> None:
+def test_examples_of_one_document_have_no_interval() -> None:
     scores = torch.rand(5, 2, generator=seeded(), dtype=torch.float64)
     alone, several = (scores, torch.full((5,), 3)), (scores, torch.arange(5))
     found = resample_means([alone, several], samples=40, generator=seeded())

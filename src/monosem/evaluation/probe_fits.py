@@ -28,7 +28,7 @@ class Examples(NamedTuple):
     x: Float64[Tensor, "examples d_model"]
     """Preprocessed activations, less their mean over the training examples."""
     labels: Bool[Tensor, " examples"]
-    contexts: Int64[Tensor, " examples"]
+    documents: Int64[Tensor, " examples"]
 
 
 class TaskExamples(NamedTuple):
@@ -63,13 +63,15 @@ class Probe(NamedTuple):
     """Directions whose fit had not reached its minimum after the last step."""
 
 
-def split_examples(task: Task, x: Float[Tensor, "examples d_model"]) -> TaskExamples:
-    """Training and held-out examples, given the preprocessed activation of each."""
+def split_examples(
+    task: Task, x: Float[Tensor, "examples d_model"], documents: Int64[Tensor, " examples"]
+) -> TaskExamples:
+    """Training and held-out examples, given each one's preprocessed activation and document."""
     x = x.double()
     mean = x[task.is_training].mean(dim=0)
 
     def side(chosen: Tensor) -> Examples:
-        return Examples(x[chosen] - mean, task.labels[chosen], task.contexts[chosen])
+        return Examples(x[chosen] - mean, task.labels[chosen], documents[chosen])
 
     return TaskExamples(side(task.is_training), side(~task.is_training), mean)
 
@@ -142,22 +144,22 @@ class LinearProbe(NamedTuple):
     """A logistic regression on all channels of x."""
 
     ridge: float
-    """On standardised channels; the one of those tried that does best on training contexts left out."""
+    """On standardised channels; the one of those tried that does best on training documents left out."""
     held_out: Scores
 
 
 def linear_probe(examples: TaskExamples, ridges: tuple[float, ...], generator: torch.Generator) -> LinearProbe:
     """Logistic regression on standardised channels.
 
-    With hundreds of channels and few examples the ridge decides. It is chosen on a fifth of the training contexts that
+    With hundreds of channels and few examples the ridge decides. It is chosen on a fifth of the training documents that
     the others are fitted without; the strongest, where these have one class only.
     """
     training, held_out, _ = examples
     spreads = training.x.std(dim=0, correction=0)
     spreads = spreads.where(spreads > _least_spread(training.x, None, slice(None)), torch.inf)
     x, labels = training.x / spreads, training.labels
-    contexts, context_of = training.contexts.unique(return_inverse=True)
-    is_left_out = (torch.randperm(len(contexts), generator=generator) < -(-len(contexts) // 5))[context_of]
+    documents, document_of = training.documents.unique(return_inverse=True)
+    is_left_out = (torch.randperm(len(documents), generator=generator) < -(-len(documents) // 5))[document_of]
     fitted, tried = ~is_left_out, {max(ridges): 0.0}
     if len(ridges) > 1 and len(labels[fitted].unique()) == 2:
         tried = {ridge: _linear_loss(x, labels, fitted, is_left_out, ridge) for ridge in ridges}

@@ -55,7 +55,7 @@ def read_inputs(
     x = torch.empty(len(asked), sae.d_model)
     for batch in contexts.unique().split(max(1, BATCH_TOKENS // (width - 1))):
         here = slice(*torch.searchsorted(contexts, torch.stack([batch[0], batch[-1] + 1])).tolist())
-        part = Contexts(*(each[batch] for each in pool.contexts))
+        part = pool.contexts.at(batch)
         inputs = _preprocessed(sae, subject, site, part)
         x[here] = _rows(inputs, part.kept, torch.searchsorted(batch, contexts[here]), positions[here])
         advance(len(batch))

@@ -5,8 +5,8 @@ loss counts, its loss is measured on held-out examples, and the score is the mea
 examples: the best single channel of what the autoencoder reads, found in the same way; a logistic regression on all
 channels; and the share of positive training examples, the loss of knowing nothing.
 
-Intervals come from drawing the held-out contexts again, all tasks' at once, for examples of one context are alike and
-tasks may share contexts. They say how well the losses on these tasks are known, given the fitted probes; not how they
+Intervals come from drawing the held-out documents again, all tasks' at once, for examples of one document are alike and
+tasks may share documents. They say how well the losses on these tasks are known, given the fitted probes; not how they
 would differ on other tasks.
 """
 
@@ -45,7 +45,7 @@ PROBES = {
     "linear": "probe_loss_linear",
     "constant": "probe_loss_constant",
 }
-# Draws of as many contexts as there are, 32 MB in float64, are made at once; others in parts.
+# Draws of as many documents as there are, 32 MB in float64, are made at once; others in parts.
 _DRAWS_ELEMENTS = 1 << 22
 
 
@@ -57,9 +57,9 @@ class ProbeConfig:
     """Half of it times the squared slope is added to the mean loss, in nats, of a one-dimensional probe on standardised
     values. Where the classes are separable it stands in the way of an infinite slope; a perfect latent scores 0.001."""
     linear_ridges: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-    """The same for the logistic regression on all channels; the best on a fifth of the training contexts is taken."""
+    """The same for the logistic regression on all channels; the best on a fifth of the training documents is taken."""
     bootstrap_samples: int = 1000
-    """Samples of held-out contexts behind each interval."""
+    """Samples of held-out documents behind each interval."""
 
     def __post_init__(self) -> None:
         if not LEAST_RIDGE <= self.ridge < float("inf"):
@@ -82,7 +82,7 @@ class TaskProbes:
     level: str
     training_examples: int
     held_out_examples: int
-    held_out_contexts: int
+    held_out_documents: int
     positive_share: float
     """Of the training examples."""
     latent: int
@@ -119,7 +119,7 @@ class ProbeResults:
     n_latents: int
     contexts: int
     """That the subject has read."""
-    held_out_contexts: int
+    held_out_documents: int
     """Behind the intervals."""
     metrics: Mapping[str, Estimate]
     """Means over tasks: losses by the names in PROBES, accuracies as ``probe_accuracy…``."""
@@ -131,7 +131,7 @@ class ProbeResults:
             "settings": asdict(self.config) | {"linear_ridges": list(self.config.linear_ridges), "seed": self.seed},
             "n_latents": self.n_latents,
             "contexts": self.contexts,
-            "held_out_contexts": self.held_out_contexts,
+            "held_out_documents": self.held_out_documents,
             "not_converged": sum(task.not_converged for task in self.tasks),
             "metrics": {name: each._asdict() for name, each in self.metrics.items()},
             "tasks": [task.to_dict() for task in self.tasks],
@@ -149,7 +149,7 @@ class _Fitted(NamedTuple):
     """Of the latent's probe on pre-activations as they are."""
     scores: Float64[Tensor, "examples scores"]
     """The losses of PROBES, then whether each is right."""
-    contexts: Int64[Tensor, " examples"]
+    documents: Int64[Tensor, " examples"]
 
 
 @torch.no_grad()
@@ -180,10 +180,11 @@ def measure_probes(
     inputs = read_inputs(sae, subject, site, pool, advance)
     fitted: list[_Fitted] = []
     for task, rows in zip(pool.tasks, inputs.rows, strict=True):
-        fitted.append(_fit(sae, task, inputs.x[rows], config, seed))
+        documents = pool.contexts.documents[task.contexts]
+        fitted.append(_fit(sae, task, inputs.x[rows], documents, config, seed))
         advance(len(rows))
     means = resample_means(
-        [(each.scores, each.contexts) for each in fitted],
+        [(each.scores, each.documents) for each in fitted],
         samples=config.bootstrap_samples,
         generator=derive_generator(seed, "probes", "bootstrap"),
     )
@@ -192,7 +193,7 @@ def measure_probes(
         seed=seed,
         n_latents=sae.n_latents,
         contexts=n_contexts,
-        held_out_contexts=len(torch.cat([each.contexts for each in fitted]).unique()),
+        held_out_documents=len(torch.cat([each.documents for each in fitted]).unique()),
         metrics=_metrics(means.mean(dim=1)),
         tasks=tuple(_task_probes(each, means[:, number]) for number, each in enumerate(fitted)),
     )
@@ -209,9 +210,9 @@ def _require_examples(task: Task) -> None:
         raise UserError(f"The task {task.name} holds out no example; give more text, or leave the task out.")
 
 
-def _fit(sae: Autoencoder, task: Task, x: Tensor, config: ProbeConfig, seed: int) -> _Fitted:
-    """Fit a task's probes, given each example's preprocessed activation."""
-    examples = split_examples(task, x)
+def _fit(sae: Autoencoder, task: Task, x: Tensor, documents: Tensor, config: ProbeConfig, seed: int) -> _Fitted:
+    """Fit a task's probes, given each example's preprocessed activation and document."""
+    examples = split_examples(task, x, documents)
     # Probes run where the encoder lies if that is a GPU with float64, and else on the CPU.
     W_enc = sae.W_enc.detach() if sae.W_enc.is_cuda else sae.W_enc.detach().cpu()
     latent = best_probe(examples, W_enc, config.ridge)
@@ -219,7 +220,7 @@ def _fit(sae: Autoencoder, task: Task, x: Tensor, config: ProbeConfig, seed: int
     linear = linear_probe(examples, config.linear_ridges, derive_generator(seed, "probes", "linear", task.name))
     scores = (latent.held_out, channel.held_out, linear.held_out, constant_probe(examples))
     b = latent.b - latent.w * _mean_pre_activation(sae, latent.direction, examples.mean)
-    return _Fitted(task, latent, channel, linear, b, _columns(scores), examples.held_out.contexts)
+    return _Fitted(task, latent, channel, linear, b, _columns(scores), examples.held_out.documents)
 
 
 def _mean_pre_activation(sae: Autoencoder, latent: int, mean: Float64[Tensor, " d_model"]) -> float:
@@ -240,8 +241,8 @@ def _task_probes(fitted: _Fitted, means: Float64[Tensor, "all_and_samples scores
         description=task.description,
         level=task.level,
         training_examples=int(task.is_training.sum()),
-        held_out_examples=len(fitted.contexts),
-        held_out_contexts=len(fitted.contexts.unique()),
+        held_out_examples=len(fitted.documents),
+        held_out_documents=len(fitted.documents.unique()),
         positive_share=float(task.labels[task.is_training].double().mean()),
         latent=fitted.latent.direction,
         w=fitted.latent.w,
@@ -267,19 +268,19 @@ def resample_means(
     samples: int,
     generator: torch.Generator,
 ) -> Float64[Tensor, "all_and_samples tasks scores"]:
-    """Each task's mean scores on all held-out examples, and then on samples of contexts drawn with replacement.
+    """Each task's mean scores on all held-out examples, and then on samples of documents drawn with replacement.
 
-    One draw of contexts serves all tasks. NaN where a task's examples are from one context only, or none was drawn.
+    One draw of documents serves all tasks. NaN where a task's examples are from one document only, or none was drawn.
 
     Args:
-        tasks: of each, its examples' scores and contexts.
+        tasks: of each, its examples' scores and documents.
     """
-    contexts = torch.cat([of_examples for _, of_examples in tasks]).unique()
+    documents = torch.cat([of_examples for _, of_examples in tasks]).unique()
     found = [torch.stack([scores.mean(dim=0) for scores, _ in tasks])[None]]
-    where = [torch.searchsorted(contexts, of_examples) for _, of_examples in tasks]
-    part = max(1, _DRAWS_ELEMENTS // len(contexts))
+    where = [torch.searchsorted(documents, of_examples) for _, of_examples in tasks]
+    part = max(1, _DRAWS_ELEMENTS // len(documents))
     for start in range(0, samples, part):
-        counts = draw_documents(len(contexts), min(part, samples - start), generator)
+        counts = draw_documents(len(documents), min(part, samples - start), generator)
         means: list[Tensor] = []
         for (scores, _), places in zip(tasks, where, strict=True):
             drawn = counts[:, places]

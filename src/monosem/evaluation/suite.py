@@ -96,7 +96,7 @@ def _on_sample(name: str, measure: Callable[..., Any]) -> Callable[..., dict[str
 
 
 PARTS: dict[str, Part] = {
-    "probes": Part("Probes", "", 1, ("tasks", "probes"), _probes, _tasks_content),
+    "probes": Part("Probes", "", 2, ("tasks", "probes"), _probes, _tasks_content),
     "n2g": Part("N2G explanations", "", 1, ("n2g",), _on_sample("n2g", measure_n2g)),
     "ablation": Part("Ablation effects", "", 1, ("ablation",), _on_sample("ablation", measure_ablation)),
     "refinement": Part("Refined codes", "tokens", 1, ("refinement",), _on_sample("refinement", measure_refinement)),

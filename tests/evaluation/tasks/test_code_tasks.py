@@ -178,6 +178,8 @@ def test_no_file_is_on_both_sides_and_every_package_is(
     for task in pool.tasks:
         for context, side in zip(task.contexts.tolist(), task.is_training.tolist(), strict=True):
             sides[read.files[read.context(pool, context)]].add(side)
+    files = [read.files[read.context(pool, number)] for number in range(len(pool.contexts.tokens))]
+    assert len(set(zip(files, pool.contexts.documents.tolist(), strict=True))) == len(set(files))
     assert all(len(of_file) == 1 for of_file in sides.values())
     for folder in ("a/", "b/", "test/test_a/"):
         assert {True, False} == set.union(*(sides[name] for name in sides if name.startswith(folder)))

@@ -18,7 +18,7 @@ from monosem.errors import UserError
 from monosem.evaluation.tasks import files as module
 from monosem.evaluation.tasks.files import labelled_texts, task_files
 from monosem.evaluation.tasks.sources import TaskConfig, find_tasks, read_tasks
-from monosem.evaluation.tasks.task import FEWEST_OF_A_CLASS, Contexts, TaskPool
+from monosem.evaluation.tasks.task import FEWEST_OF_A_CLASS, TaskPool
 from monosem.evaluation.tasks.texts import LabelledTexts, join_pools, slug, text_tasks
 from monosem.subject.model import SubjectModel
 
@@ -300,9 +300,10 @@ def test_joined_tasks_keep_their_contexts(subject: SubjectModel) -> None:
         (task,) = pool.tasks
         assert torch.equal(pool.contexts.tokens[task.contexts], together.contexts.tokens[joined.contexts])
         assert torch.equal(pool.contexts.kept[task.contexts], together.contexts.kept[joined.contexts])
+    assert len(together.contexts.documents.unique()) == len(together.contexts.tokens)  # each text is its own
     with pytest.raises(UserError, match="Two tasks have the name 'task'; rename a file"):
         join_pools([alone[0], alone[0]])
-    empty = Contexts(alone[0].contexts.tokens[:0], alone[0].contexts.kept[:0])
+    empty = alone[0].contexts.at(torch.arange(0))
     with pytest.raises(UserError, match="There is no task"):
         join_pools([TaskPool(empty, ())])
 

@@ -44,7 +44,7 @@ class CodeCorpus(NamedTuple):
         )
 
     def contexts(self) -> Contexts:
-        return Contexts(torch.from_numpy(self.tokens), torch.from_numpy(self.kept))
+        return Contexts(*map(torch.from_numpy, (self.tokens, self.kept, self.files)))
 
 
 def read_code_corpus(subject: SubjectModel, context_length: int) -> CodeCorpus:

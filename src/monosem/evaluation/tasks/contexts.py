@@ -52,4 +52,4 @@ def encode_texts(subject: SubjectModel, texts: Sequence[str], context_length: in
         ids = encoding.ids[:length]
         tokens[row, first : first + len(ids)] = torch.tensor(ids, dtype=torch.int64)
         kept[row, first : first + len(ids)] = torch.tensor([each not in special for each in ids], dtype=torch.bool)
-    return Contexts(tokens, kept)
+    return Contexts(tokens, kept, torch.arange(len(texts)))

@@ -16,6 +16,12 @@ class Contexts(NamedTuple):
     tokens: Int64[Tensor, "contexts length"]
     kept: Bool[Tensor, "contexts length"]
     """Positions that count: neither BOS, nor other special tokens, nor padding."""
+    documents: Int64[Tensor, " contexts"]
+    """Which document, a file or a text, each is from: contexts of one are alike."""
+
+    def at(self, chosen: Int64[Tensor, " chosen"] | Bool[Tensor, " contexts"]) -> "Contexts":
+        """Some of the contexts."""
+        return Contexts(*(each[chosen] for each in self))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

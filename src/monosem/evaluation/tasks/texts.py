@@ -70,12 +70,14 @@ def join_pools(pools: Sequence[TaskPool]) -> TaskPool:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"Two tasks have the name '{twice[0]}'; rename a file.")
     tasks: list[Task] = []
-    before = 0
+    contexts: list[Contexts] = []
+    before, documents_before = 0, 0
     for pool in pools:
         tasks += [replace(task, contexts=task.contexts + before) for task in pool.tasks]
+        contexts.append(pool.contexts._replace(documents=pool.contexts.documents + documents_before))
         before += len(pool.contexts.tokens)
-    tokens, kept = (torch.cat(each) for each in zip(*(pool.contexts for pool in pools), strict=True))
-    return TaskPool(Contexts(tokens, kept), tuple(tasks))
+        documents_before += int(pool.contexts.documents.max()) + 1
+    return TaskPool(Contexts(*map(torch.cat, zip(*contexts, strict=True))), tuple(tasks))
 
 
 def _pool(texts: LabelledTexts, subject: SubjectModel, context_length: int, wanted: int, seed: int) -> TaskPool:
@@ -113,7 +115,7 @@ def _without_unused(pool: TaskPool) -> TaskPool:
     """The contexts that tasks use, and no others."""
     used = torch.cat([task.contexts for task in pool.tasks]).unique()
     tasks = (replace(task, contexts=torch.searchsorted(used, task.contexts)) for task in pool.tasks)
-    return TaskPool(Contexts(pool.contexts.tokens[used], pool.contexts.kept[used]), tuple(tasks))
+    return TaskPool(pool.contexts.at(used), tuple(tasks))
 
 
 def slug(words: str) -> str:
@@ -157,7 +159,7 @@ def _encode(texts: dict[str, str], subject: SubjectModel, context_length: int, s
     used = _differing(contexts, list(texts.values()))
     sides = torch.tensor([_is_training(text, seed) for text in texts], dtype=torch.bool)
     return _Examples(
-        Contexts(contexts.tokens[used], contexts.kept[used]),
+        contexts.at(used),
         tuple(label for label, is_used in zip(texts.values(), used, strict=True) if is_used),
         sides[used],
     )
