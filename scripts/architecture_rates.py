@@ -8,14 +8,15 @@ In the first all have 4,096 latents and aim at an L0 of 32. What a penalty reach
 compared as if at the target: on every frontier here the normalised MSE falls about like L0^-0.5, so each is multiplied
 by (L0 / target)^0.5. That is for small differences: a run whose L0 is off by more than half does not count as one.
 
-What is best at two million tokens can be unstable in longer runs. ProLU was, so it has rows of its own: five million
-tokens, both of its gradients, at a sparse and at a dense target.
+What is best at two million tokens can be unstable in longer runs. ProLU was, by its gradient ``ste`` that these rows
+are of, so it has others of its own: five million tokens, both gradients, at a sparse and at a dense target.
 """
 
 import argparse
 import json
 import math
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,6 +42,8 @@ ORDER = ("relu", "prolu", "gated", "jumprelu", "batch_topk", "matryoshka", "topk
 def experiment(architecture: str, multiple: float) -> Experiment:
     columns = {"architecture": architecture, "n_latents": N_LATENTS, "target_l0": L0}
     autoencoder = AutoencoderConfig(architecture=architecture, n_latents=N_LATENTS, k=L0)
+    if architecture == "prolu":
+        autoencoder = replace(autoencoder, prolu_gradient="ste")
     return at_rate(columns, autoencoder, multiple, TOKENS)
 
 

@@ -217,7 +217,7 @@ def test_bad_settings_are_told_by_their_names(architecture: str, tmp_path: Path)
             new_autoencoder(AutoencoderConfig(architecture=architecture, **(settings | changes)), WIDTH)
 
     refuse("n_latents=0 is below 1", n_latents=0)
-    others = {"k": 5, "multi_topk": True, "prefixes": (0.5, 1.0), "prolu_gradient": "relu", "bandwidth": 0.5}
+    others = {"k": 5, "multi_topk": True, "prefixes": (0.5, 1.0), "prolu_gradient": "ste", "bandwidth": 0.5}
     for name, value in others.items():
         if name not in ARCHITECTURES[architecture].settings:
             refuse(f"{name}=.* would not be used by architecture '{architecture}'", **{name: value})

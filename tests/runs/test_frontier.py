@@ -507,7 +507,7 @@ def test_settings_go_to_the_architectures_that_use_them_and_the_others_to_all() 
         autoencoder=AutoencoderConfig(
             bandwidth=0.25,
             initial_threshold=0.5,
-            prolu_gradient="relu",
+            prolu_gradient="ste",
             prefixes=(0.5, 1.0),
             multi_topk=True,
             nonlinearity="identity",
@@ -522,7 +522,7 @@ def test_settings_go_to_the_architectures_that_use_them_and_the_others_to_all() 
     runs = {run.autoencoder.architecture: run for run in config.runs()}
     own: dict[str, dict[str, Any]] = {
         "jumprelu": {"bandwidth": 0.25, "initial_threshold": 0.5},
-        "prolu": {"prolu_gradient": "relu"},
+        "prolu": {"prolu_gradient": "ste"},
         "matryoshka": {"prefixes": (0.5, 1.0)},
         "topk": {"multi_topk": True, "nonlinearity": "identity"},
     }

@@ -99,7 +99,7 @@ def check_same(settings: StepSettings, **config: Any) -> tuple[list[StepReport],
 VARIANTS: list[dict[str, Any]] = [
     *({"architecture": name} for name in sorted(ARCHITECTURES) if name != "jumprelu"),
     {"architecture": "jumprelu", "bandwidth": 0.7},
-    {"architecture": "prolu", "prolu_gradient": "relu"},
+    {"architecture": "prolu", "prolu_gradient": "ste"},
     {"architecture": "matryoshka", "prefixes": (0.1, 1.0)},
 ]
 

@@ -23,8 +23,9 @@ class AutoencoderConfig:
     """topk: add L(4k)/8 to the loss, so that the code works at every sparsity."""
     prefixes: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
     """matryoshka: the nested shares of the latents that each reconstruct by themselves, ending in 1."""
-    prolu_gradient: Literal["ste", "relu"] = "ste"
-    """prolu: which of the two published straight-through gradients."""
+    prolu_gradient: Literal["relu", "ste"] = "relu"
+    """prolu: which of the two published straight-through gradients; by the first the code is better and sparser than
+    asked for, by the second a target L0 is met (docs/results)."""
     bandwidth: float = 0.001
     """jumprelu: width ε of the kernel in the thresholds' straight-through gradient."""
     initial_threshold: float | None = None

@@ -51,8 +51,12 @@ class ReLUAutoencoder(PenalisedAutoencoder):
 
 
 class ProLUAutoencoder(PenalisedAutoencoder):
-    """z = m · 1[m + b_enc > 0] · 1[m > 0] with m = W_enc (x − b_pre), penalty ‖z‖₁ (Taggart 2024)."""
+    """z = m · 1[m + b_enc > 0] · 1[m > 0] with m = W_enc (x − b_pre), penalty ‖z‖₁ (Taggart 2024).
 
+    By the gradient ``relu`` latents fall silent without a penalty too: L0 can end at half of its target, λ at nothing.
+    """
+
+    rate_multiple: ClassVar[float] = 0.5
     settings: ClassVar[frozenset[str]] = frozenset({"prolu_gradient"})
     latent_parameters: ClassVar[tuple[str, ...]] = ("b_enc",)
 
