@@ -1,5 +1,6 @@
 """What every architecture must do. A new entry of ARCHITECTURES is tested by being there."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,10 @@ def test_saved_and_loaded_it_is_the_same_bit_for_bit(architecture: str, tmp_path
         assert torch.equal(one, other)
     raw = torch.randn(5, WIDTH, generator=seeded(5))
     assert torch.equal(sae(raw), loaded(raw))
+    # Settings that are others' do not stand there: their defaults may change.
+    stored = json.loads((tmp_path / "sae" / "sae.json").read_text())["autoencoder"]
+    assert ARCHITECTURES[architecture].settings <= stored.keys() | {"initial_threshold"}
+    assert "bandwidth" not in stored or architecture == "jumprelu"
 
 
 @every_architecture

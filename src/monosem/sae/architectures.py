@@ -54,15 +54,19 @@ def require_used(config: AutoencoderConfig, architectures: Sequence[str]) -> Non
     Raises:
         UserError: names the setting and who uses it.
     """
-    used = frozenset[str]().union(*(ARCHITECTURES[name].settings for name in architectures))
-    of_some = frozenset[str]().union(*(architecture.settings for architecture in ARCHITECTURES.values()))
     defaults = AutoencoderConfig()
-    for setting in sorted(of_some - used):
+    for setting in sorted(others_settings(architectures)):
         if (value := getattr(config, setting)) != getattr(defaults, setting):
             users = sorted(other for other, its in ARCHITECTURES.items() if setting in its.settings)
             names = ", ".join(f"'{name}'" for name in architectures)
             who = f"architecture {names}, only by {', '.join(users)}"
             raise UserError(f"{setting}={value} would not be used by {who}; leave it out.")
+
+
+def others_settings(architectures: Sequence[str]) -> frozenset[str]:
+    """The settings that are some architecture's own, but of none of these."""
+    own = frozenset[str]().union(*(ARCHITECTURES[name].settings for name in architectures))
+    return frozenset[str]().union(*(architecture.settings for architecture in ARCHITECTURES.values())) - own
 
 
 def own_settings(config: AutoencoderConfig, architecture: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from monosem.config import from_dict, to_dict
 from monosem.errors import UserError
 from monosem.files import read_tensors, tensor_checksum, write_atomically, write_directory_atomically, write_tensors
-from monosem.sae.architectures import new_autoencoder
+from monosem.sae.architectures import new_autoencoder, others_settings
 from monosem.sae.autoencoder import Autoencoder
 from monosem.sae.config import AutoencoderConfig
 from monosem.sae.site import Provenance, Widths
@@ -69,7 +69,10 @@ def save_autoencoder(sae: Autoencoder, directory: Path) -> None:
             training=sae.training_summary,
             checksums=checksums,
         )
-        write_atomically(temporary / RECORD, (json.dumps(to_dict(description), indent=2) + "\n").encode())
+        record = to_dict(description)
+        for setting in others_settings([sae.config.architecture]):  # whose defaults may change
+            record["autoencoder"].pop(setting, None)
+        write_atomically(temporary / RECORD, (json.dumps(record, indent=2) + "\n").encode())
 
 
 def load_autoencoder(path: str | Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Autoencoder:
