@@ -66,9 +66,9 @@ class JsonLines:
         self._file.close()
 
 
-def read_json_lines(path: Path) -> list[dict[str, float | int]]:
-    """The records of a metrics file. A last line that an interruption cut short is passed over."""
-    records: list[dict[str, float | int]] = []
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a file of them, as a run's metrics. A last line that an interruption cut short is passed over."""
+    records: list[dict[str, Any]] = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             records.append(json.loads(line))

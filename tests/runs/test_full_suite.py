@@ -21,6 +21,7 @@ from monosem.evaluation.tasks.sources import TaskConfig
 from monosem.runs import evaluate as evaluate_module
 from monosem.runs.config import RunConfig
 from monosem.runs.evaluate import evaluate
+from monosem.runs.stored_results import Pieces, content_key
 
 Make = Callable[..., RunConfig]
 Measure = Callable[..., Evaluation]
@@ -127,6 +128,48 @@ def test_an_interrupted_suite_goes_on_with_the_part_it_was_in(
     assert measured == ["probes", "n2g"]
     evaluate(run, suite=suite, console=console)
     assert measured[2:] == ["ablation", "refinement", "progressive", "geometry"]
+
+
+def test_an_interrupted_n2g_goes_on_with_the_latents_that_are_left(
+    run: Path, suite: SuiteConfig, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monosem.evaluation.n2g.build.GROUP_EXAMPLES", 1)  # a latent a group
+    explained: list[int] = []
+    keep = Pieces.keep
+
+    def interrupted(self: Pieces, value: Any) -> None:
+        keep(self, value)
+        explained.append(value["latent"])
+        if len(explained) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Pieces, "keep", interrupted)
+        evaluate(run, suite=suite, only=["n2g"], console=console)
+    left = run / "evaluation" / "n2g.unfinished.jsonl"
+    with left.open("a") as file:
+        file.write('{"latent": 1, "patt')  # cut short
+    monkeypatch.setattr(Pieces, "keep", lambda self, value: explained.append(value["latent"]) or keep(self, value))
+    found = evaluate(run, suite=suite, only=["n2g"], console=console)
+    assert explained == [each["latent"] for each in found.parts["n2g"]["latents"]]
+    assert not left.exists()
+    (run / "evaluation" / "n2g.json").unlink()
+    assert evaluate(run, suite=suite, only=["n2g"], console=console).record == found.record
+
+
+def test_pieces_are_of_one_key(tmp_path: Path) -> None:
+    key, other = (content_key({"a": 1}, {"b": b}) for b in (1, 2))
+    Pieces(tmp_path / "evaluation" / "x.jsonl", key).keep({"n": 1})
+    again = Pieces(tmp_path / "evaluation" / "x.jsonl", key)
+    assert again.found == [{"n": 1}]
+    again.keep({"n": 2})
+    assert Pieces(again.path, key).found == [{"n": 1}, {"n": 2}]
+    changed = Pieces(again.path, other)
+    assert changed.found == []
+    changed.keep({"n": 3})
+    assert Pieces(again.path, key).found == []
+    changed.remove()
+    assert not again.path.exists()
 
 
 def test_a_damaged_result_is_measured_again(

@@ -16,8 +16,11 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from monosem.errors import UserError
+from monosem.subject.builtin import MODEL_DIRECTORY
 
 FEWEST_POINTS = 4
+# The builtin subject's laws, by tokens of context; made by scripts/compute_law.py.
+BUILTIN_LAWS = MODEL_DIRECTORY / "compute_law.json"
 
 
 class ComputeLaw(NamedTuple):
@@ -95,6 +98,12 @@ def fit_compute_law(points: Sequence[tuple[float, float]]) -> ComputeLaw:
 def _start(compute: Any, above: Any, exponent: float) -> float:
     """The log C₁ by which a law of this exponent comes nearest to what is above its irreducible loss."""
     return float(np.mean(np.log(compute) + np.log(above) / exponent))
+
+
+def builtin_compute_law(context_length: int) -> ComputeLaw | None:
+    """That of the builtin subject and its siblings, if it was measured with so many tokens of context."""
+    law = json.loads(BUILTIN_LAWS.read_bytes()).get(str(context_length))
+    return None if law is None else law_of(law, str(BUILTIN_LAWS))
 
 
 def load_compute_law(path: Path) -> ComputeLaw:

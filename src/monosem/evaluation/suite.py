@@ -1,14 +1,17 @@
 """The parts of the full suite: each measures something else on the same autoencoder, subject and text."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, NamedTuple
 
 import tyro
+from jaxtyping import Bool
+from torch import Tensor
 
 from monosem.evaluation.ablation import AblationConfig, measure_ablation
 from monosem.evaluation.geometry import GeometryConfig, measure_geometry
 from monosem.evaluation.n2g.measure import N2GConfig, measure_n2g
+from monosem.evaluation.n2g.trie import Explanation
 from monosem.evaluation.probes import ProbeConfig, measure_probes
 from monosem.evaluation.progress import Report
 from monosem.evaluation.progressive import ProgressiveConfig, measure_progressive
@@ -43,6 +46,17 @@ class Material(NamedTuple):
     site: Site
     sample: Sample
     """Of the held-out text."""
+    alive: Bool[Tensor, " n_latents"]
+    """Latents that fire in it."""
+
+
+class Unfinished(NamedTuple):
+    """What an interrupted measurement left, and where it leaves more: records of plain values."""
+
+    found: Sequence[dict[str, Any]]
+    keep: Callable[[dict[str, Any]], None]
+    place: str
+    """Where they are, for messages."""
 
 
 class Part(NamedTuple):
@@ -56,8 +70,8 @@ class Part(NamedTuple):
     """Raised when what is measured changes, so that stored results are measured anew."""
     settings: tuple[str, ...]
     """The fields of ``SuiteConfig`` that it depends on."""
-    measure: Callable[[Material, SuiteConfig, int, Report | None], dict[str, Any]]
-    """Plain values, of material, settings, seed and a report of progress."""
+    measure: Callable[[Material, SuiteConfig, int, Report | None, Unfinished], dict[str, Any]]
+    """Plain values, of material, settings, seed, a report of progress, and what an interrupted measurement left."""
 
     read: Callable[[SuiteConfig], Any] = lambda _: None
     """Plain values that tell whether what it reads besides material and settings has changed."""
@@ -79,25 +93,43 @@ def _tasks_content(config: SuiteConfig) -> list[Any]:
     ]
 
 
-def _probes(material: Material, config: SuiteConfig, seed: int, report: Report | None) -> dict[str, Any]:
-    sae, subject, site, sample = material
+def _probes(material: Material, config: SuiteConfig, seed: int, report: Report | None, _: Unfinished) -> dict[str, Any]:
+    sae, subject, site, sample = material[:4]
     length = sample.blocks.tokens.shape[1]
     pool = read_tasks(find_tasks(config.tasks), config.tasks, subject, context_length=length, seed=seed)
     return measure_probes(sae, subject, site, pool, config.probes, seed=seed, report=report).to_dict()
 
 
+def _n2g(
+    material: Material, config: SuiteConfig, seed: int, report: Report | None, unfinished: Unfinished
+) -> dict[str, Any]:
+    explained = [Explanation.from_dict(each, unfinished.place) for each in unfinished.found]
+    results = measure_n2g(
+        *material[:4],
+        config.n2g,
+        alive=material.alive,
+        seed=seed,
+        explained=explained,
+        done=lambda explanation: unfinished.keep(explanation.to_dict()),
+        report=report,
+    )
+    return results.to_dict()
+
+
 def _on_sample(name: str, measure: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
     """A part that needs the sample alone."""
 
-    def measured(material: Material, config: SuiteConfig, seed: int, report: Report | None) -> dict[str, Any]:
-        return measure(*material, getattr(config, name), seed=seed, report=report).to_dict()
+    def measured(
+        material: Material, config: SuiteConfig, seed: int, report: Report | None, _: Unfinished
+    ) -> dict[str, Any]:
+        return measure(*material[:4], getattr(config, name), seed=seed, report=report).to_dict()
 
     return measured
 
 
 PARTS: dict[str, Part] = {
     "probes": Part("Probes", "", 2, ("tasks", "probes"), _probes, _tasks_content),
-    "n2g": Part("N2G explanations", "", 1, ("n2g",), _on_sample("n2g", measure_n2g)),
+    "n2g": Part("N2G explanations", "", 2, ("n2g",), _n2g),
     "ablation": Part("Ablation effects", "", 1, ("ablation",), _on_sample("ablation", measure_ablation)),
     "refinement": Part("Refined codes", "tokens", 1, ("refinement",), _on_sample("refinement", measure_refinement)),
     "progressive": Part(

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from monosem.errors import UserError
 from monosem.evaluation.basics import EvaluationConfig, measure_basics
-from monosem.evaluation.compute_law import ComputeLaw, load_compute_law
+from monosem.evaluation.compute_law import ComputeLaw, builtin_compute_law, load_compute_law
 from monosem.evaluation.document_sums import save_document_sums
-from monosem.evaluation.examples import save_examples
+from monosem.evaluation.examples import load_examples, save_examples
 from monosem.evaluation.figures import firing_density_figure, training_figure
 from monosem.evaluation.record import FORMAT_VERSION, Evaluation, save_evaluation
 from monosem.evaluation.report import write_report
 from monosem.evaluation.sample import take_sample
-from monosem.evaluation.suite import PARTS, Material, SuiteConfig
+from monosem.evaluation.suite import PARTS, Material, SuiteConfig, Unfinished
 from monosem.evaluation.suite_figures import draw_suite
 from monosem.files import file_checksum
 from monosem.runlog import ProgressLine, read_json_lines
@@ -35,10 +35,11 @@ from monosem.runs.directory import (
     read_run,
 )
 from monosem.runs.inputs import open_held_out, open_text
-from monosem.runs.stored_results import content_key, store_result, stored_result
+from monosem.runs.stored_results import Pieces, content_key, store_result, stored_result
 from monosem.sae.autoencoder import Autoencoder
 from monosem.sae.storage import load_autoencoder
 from monosem.subject.blocks import Blocks
+from monosem.subject.builtin import BUILTIN
 from monosem.subject.loading import load_subject
 from monosem.subject.model import SubjectModel
 from monosem.subject.text import fingerprint
@@ -69,7 +70,8 @@ def evaluate(
         evaluation: how much to evaluate; by default what the run's configuration says.
         suite: measure the parts of the full suite too, as much as this says.
         only: of these, the ones to measure; by default all. Others' results, if there are any, stay.
-        compute_law: a file with a law of the subject's family, for the compute equivalent.
+        compute_law: a file with a law of the subject's family, for the compute equivalent; without it that of the
+            builtin subject, if it is the one.
 
     Raises:
         UserError: the run, its subject model or its text is not there, or is damaged; or a part is unknown.
@@ -107,8 +109,10 @@ def evaluate_inputs(
 
     Args:
         parts: of the full suite, those to measure.
-        law: of the subject's family, for the compute equivalent.
+        law: of the subject's family, for the compute equivalent; the builtin subject has one of its own.
     """
+    if law is None and subject.name == BUILTIN:
+        law = builtin_compute_law(config.subject.context_length)
     sae = load_autoencoder(config.out, device=str(subject.device))
     if sae.provenance is None:
         raise UserError(f"{config.out} does not say which activations its autoencoder was trained on.")
@@ -123,7 +127,9 @@ def evaluate_inputs(
     content = _content(config, subject)
     basics = _basics(config, sae, subject, blocks, documents, content, law, console)
     sample = take_sample(blocks, documents, blocks.kept, config.evaluation.eval_tokens)
-    found = _parts(config, Material(sae, subject, sae.provenance.site, sample), suite, parts, content, console)
+    alive = load_examples(config.out / EXAMPLES, n_latents=sae.n_latents).density > 0
+    material = Material(sae, subject, sae.provenance.site, sample, alive)
+    found = _parts(config, material, suite, parts, content, console)
     evaluation = _joined(basics, content["text"], found)
     write_figures(evaluation, config.out)
     save_evaluation(evaluation, config.out / EVALUATION)
@@ -167,9 +173,13 @@ def _parts(
         result = stored_result(place, key, any_settings=name not in chosen)
         if result is None and name in chosen:
             with ProgressLine(part.title, 0, console, unit=part.unit, transient=True) as line:
-                seed = config.training.seed
-                result = part.measure(material, suite, seed, lambda done, total: line.update(done, total=total))
+                seed, pieces = config.training.seed, Pieces(place.with_suffix(".unfinished.jsonl"), key)
+                unfinished = Unfinished(pieces.found, pieces.keep, str(pieces.path))
+                result = part.measure(
+                    material, suite, seed, lambda done, total: line.update(done, total=total), unfinished
+                )
             result = store_result(place, key, result)
+            pieces.remove()
         if result is not None:
             found[name] = result
     return found

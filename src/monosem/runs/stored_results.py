@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from monosem.files import checksum, file_checksum, write_atomically
+from monosem.runlog import read_json_lines
 
 
 class Key(NamedTuple):
@@ -27,9 +28,37 @@ def store_result(path: Path, key: Key, result: Mapping[str, Any], files: Sequenc
     """Write a result, and the checksums of files that belong to it; the result as it will be read."""
     record = {**key._asdict(), "files": {file.name: file_checksum(file) for file in files}, "result": result}
     path.parent.mkdir(exist_ok=True)
-    data = json.dumps(record, allow_nan=False)
-    write_atomically(path, f"{data}\n".encode())
+    data = _line(record)
+    write_atomically(path, data.encode())
     return json.loads(data)["result"]
+
+
+class Pieces:
+    """Records that a long measurement leaves as it goes, a line of JSON each, for the next one to go on from."""
+
+    def __init__(self, path: Path, key: Key) -> None:
+        """Read what was left under this key, as far as it is whole."""
+        lines = read_json_lines(path) if path.exists() else []
+        self.path, self._head = path, key._asdict()
+        self.found: list[dict[str, Any]] = lines[1:] if lines[:1] == [self._head] else []
+        self._is_open = False
+
+    def keep(self, value: dict[str, Any]) -> None:
+        """Add one."""
+        if not self._is_open:  # anew, for the last line may have been cut short
+            self.path.parent.mkdir(exist_ok=True)
+            write_atomically(self.path, "".join(map(_line, [self._head, *self.found])).encode())
+            self._is_open = True
+        with self.path.open("a") as file:
+            file.write(_line(value))
+
+    def remove(self) -> None:
+        """Once the whole is stored."""
+        self.path.unlink(missing_ok=True)
+
+
+def _line(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, allow_nan=False) + "\n"
 
 
 def stored_result(

@@ -38,7 +38,11 @@ def run(sae, subject, hookpoint, whole):
 
     def measure(**instead: Any) -> N2GResults:
         usual = {"sae": sae, "subject": subject, "site": Site((hookpoint,)), "sample": whole}
-        return measure_n2g(**(usual | {"config": CONFIG, "seed": 0} | instead))
+        used = usual | {"config": CONFIG, "seed": 0} | instead
+        alive = torch.zeros(used["sae"].n_latents, dtype=torch.bool)
+        for _, firings in read_firings(*(used[name] for name in usual), lambda _: None):
+            alive[firings.latents] = True
+        return measure_n2g(alive=alive, **used)
 
     return measure
 
@@ -162,18 +166,17 @@ def test_an_interrupted_measurement_goes_on_to_the_same_result(run, monkeypatch)
     whole = run().to_dict()
     with pytest.raises(KilledError):
         run(done=save)
-    explained = {each.latent: each for each in (Explanation.from_dict(json.loads(line), "a file") for line in saved)}
+    explained = [Explanation.from_dict(json.loads(line), "a file") for line in saved]
     assert len(explained) == 5
     rest: list[int] = []
     assert run(explained=explained, done=lambda explanation: rest.append(explanation.latent)).to_dict() == whole
-    assert sorted([*rest, *explained]) == [each["latent"] for each in whole["latents"]]
+    assert sorted([*rest, *(each.latent for each in explained)]) == [each["latent"] for each in whole["latents"]]
 
 
 def test_named_latents_are_explained_as_they_are_among_others(run, sae):
     among = {each["latent"]: each for each in run().to_dict()["latents"]}
     latents = list(among)[3:6]
     named = run(config=dataclasses.replace(CONFIG, chosen=tuple(latents)))
-    assert named.alive is None
     assert [each["latent"] for each in named.to_dict()["latents"]] == latents
     for each in named.to_dict()["latents"]:
         assert each["patterns"] == among[each["latent"]]["patterns"]
@@ -184,23 +187,6 @@ def test_latents_that_never_fire_on_the_half_to_build_from_are_told(run, sae):
     assert results.unexplained == (0, 1)
     assert [each.latent for each in results.explanations] == [7]
     assert results.to_dict()["unexplained"] == [0, 1]
-
-
-def test_whoever_knows_which_latents_are_alive_saves_a_pass(run, sae, subject, hookpoint, whole, monkeypatch):
-    alive = literal_activity(sae, subject, hookpoint, whole)[whole.blocks.kept].gt(0).any(dim=0)
-    reads: list[int] = []
-    captured = SubjectModel.capture
-
-    def capture(self: SubjectModel, tokens: Tensor, hookpoints: Any) -> dict[str, Tensor]:
-        reads.append(int(tokens.shape[1] == whole.blocks.tokens.shape[1]) * len(tokens))
-        return captured(self, tokens, hookpoints)
-
-    config = dataclasses.replace(CONFIG, longest_suffix=3)  # so that whole blocks are read for the sample alone
-    monkeypatch.setattr(SubjectModel, "capture", capture)
-    expected, twice = run(config=config).to_dict(), sum(reads)
-    reads.clear()
-    assert run(config=config, alive=alive).to_dict() == expected
-    assert twice == 2 * sum(reads) > 0
 
 
 def test_with_a_limit_on_the_suffix_fewer_examples_give_patterns(run):

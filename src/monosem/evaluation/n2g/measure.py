@@ -1,8 +1,7 @@
 """N2G on a sample: latents explained on half of its documents, and their explanations scored on the other half."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
 from typing import Any
 
 import torch
@@ -75,8 +74,8 @@ class N2GResults:
     scoring_tokens: int
     """Tokens, in the other half, on which the explanations are scored."""
     scoring_documents: int
-    alive: int | None
-    """Latents that fire in the sample, from which those to explain were drawn; None where they were named."""
+    alive: int
+    """Latents that fire in the sample; those to explain were drawn from them, if they were not named."""
     unexplained: tuple[int, ...]
     """Latents that never fire in the half to build from, and so have no explanation and no score."""
     explanations: tuple[Explanation, ...]
@@ -130,17 +129,17 @@ def measure_n2g(
     sample: Sample,
     config: N2GConfig,
     *,
+    alive: Bool[Tensor, " n_latents"],
     seed: int,
-    alive: Bool[Tensor, " n_latents"] | None = None,
-    explained: Mapping[int, Explanation] | None = None,
-    done: Callable[[Explanation], None] | None = None,
+    explained: Sequence[Explanation] = (),
+    done: Callable[[Explanation], None] = lambda _: None,
     report: Report | None = None,
 ) -> N2GResults:
     """Explain latents on half of the sample's documents and score the explanations on the other half.
 
     Args:
-        alive: which latents fire in the sample; a caller that knows saves the pass that finds it out.
-        explained: explanations that an interrupted measurement with the same arguments left, by latent.
+        alive: which latents fire in the sample.
+        explained: explanations that an interrupted measurement with the same arguments left.
         done: called with each new explanation; they come in groups.
         report: called with the tokens read and in all, a latent to explain counting as LATENT_TOKENS.
 
@@ -149,28 +148,22 @@ def measure_n2g(
     """
     padding = padding_token(subject, config.padding)
     building, scoring = split_sample(sample, subject, seed)
-    passes = 2 if alive is None and not config.chosen else 1
-    wanted = len(config.chosen) or config.latents
-    advance = counting(report, passes * (building.tokens + scoring.tokens) + LATENT_TOKENS * wanted)
+    latents = _choose(config, alive, seed)
+    advance = counting(report, building.tokens + scoring.tokens + LATENT_TOKENS * len(latents))
 
     def read(part: Sample) -> Iterator[tuple[int, Firings]]:
         return read_firings(sae, subject, site, part, advance)
 
-    if passes == 2:
-        alive = _alive(sae.n_latents, chain(read(building), read(scoring)))
-    latents = _choose(config, sae.n_latents, alive, seed)
     examples = collect_examples(read(building), latents, sae.n_latents, config.examples, seed)
-    found = dict(explained or {})
+    found = {each.latent: each for each in explained}
     missing = [latent for latent in latents.tolist() if latent not in found]
     text = text_of(building, subject)
     for new in explain_latents(sae, subject, site, text, examples, missing, padding, config.longest_suffix):
         found[new.latent] = new
-        if done is not None:
-            done(new)
+        done(new)
         advance(LATENT_TOKENS)
-        wanted -= 1
-    advance(LATENT_TOKENS * wanted)  # of those that needed none
     explanations = tuple(found[latent] for latent in latents.tolist() if latent in found)
+    advance(LATENT_TOKENS * (len(latents) - len(set(missing) & found.keys())))  # of those that needed none
     scored = ScoredText(text_of(scoring, subject), *text_places(scoring, subject), scoring.n_documents)
     counts = count_predictions(explanations, scored, read(scoring))
     return N2GResults(
@@ -179,7 +172,7 @@ def measure_n2g(
         building_tokens=building.tokens,
         scoring_tokens=scoring.tokens,
         scoring_documents=scoring.n_documents,
-        alive=None if config.chosen or alive is None else int(alive.sum()),
+        alive=int(alive.sum()),
         unexplained=tuple(latent for latent in latents.tolist() if latent not in found),
         explanations=explanations,
         scores={kind: scores(each, samples=config.bootstrap_samples, seed=seed) for kind, each in counts.items()},
@@ -187,28 +180,17 @@ def measure_n2g(
     )
 
 
-def _alive(n_latents: int, firings: Iterator[tuple[int, Firings]]) -> Bool[Tensor, " n_latents"]:
-    """Which latents fire at all."""
-    fires = torch.zeros(n_latents, dtype=torch.bool)
-    for _, batch in firings:
-        fires[batch.latents] = True
-    return fires
-
-
-def _choose(
-    config: N2GConfig, n_latents: int, alive: Bool[Tensor, " n_latents"] | None, seed: int
-) -> Int64[Tensor, " explained"]:
+def _choose(config: N2GConfig, alive: Bool[Tensor, " n_latents"], seed: int) -> Int64[Tensor, " explained"]:
     """The latents to explain, in order: those named, or a draw among those alive.
 
     Raises:
         UserError: one that is named does not exist, or none is alive.
     """
     if config.chosen:
-        unknown = [latent for latent in config.chosen if not 0 <= latent < n_latents]
+        unknown = [latent for latent in config.chosen if not 0 <= latent < len(alive)]
         if unknown:
-            raise UserError(f"chosen={unknown[0]} is no latent; the autoencoder has latents 0 … {n_latents - 1}.")
+            raise UserError(f"chosen={unknown[0]} is no latent; the autoencoder has latents 0 … {len(alive) - 1}.")
         return torch.tensor(sorted(config.chosen))
-    assert alive is not None
     living = alive.nonzero()[:, 0]
     if len(living) == 0:
         raise UserError("No latent fires in the sample, so there is nothing to explain; evaluate on more text.")
