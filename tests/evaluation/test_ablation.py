@@ -166,8 +166,9 @@ def test_every_ablation_has_the_literal_effect(
         kind, member, b, p = (int(each[row]) for each in ablations)
         what = (int(first[member]), int(members.channels[member]), directions[member])[kind]
         put = literal_put(sae, site, {name: each[b, p] for name, each in captured.items()}, kind, what)
-        expected = literal_effect(double, site, tokens[b], p, horizon, put)
-        assert found[row].item() == pytest.approx(expected, rel=1e-7), row
+        for each, of_positions in zip(found, (horizon, 1), strict=True):
+            expected = literal_effect(double, site, tokens[b], p, of_positions, put)
+            assert each[row].item() == pytest.approx(expected, rel=1e-7, nan_ok=True), row
 
 
 @pytest.mark.parametrize("preprocess", ["none", "layer_norm", "unit_norm"])
@@ -235,6 +236,7 @@ def test_an_effect_on_the_next_position_too_is_as_computed_by_hand() -> None:
     """v has 1 and ½ among 7 · 3 numbers: (1 + ½)² / (1 + ¼) / 21."""
     result = of_latents(*linear_case(torch.eye(7), 0.5, torch.eye(7)[:3]), horizon=3)
     assert result.groups["latents"].sparsity.tolist() == pytest.approx([2.25 / 1.25 / 21] * 3, rel=1e-9)
+    assert result.groups["latents"].own_sparsity.tolist() == pytest.approx([1 / 7] * 3, rel=1e-9)
     alone = of_latents(*linear_case(torch.eye(7), 0.5, torch.eye(7)[:3]), horizon=1)
     assert alone.groups["latents"].sparsity.tolist() == pytest.approx([1 / 7] * 3, rel=1e-9)
 
@@ -257,6 +259,7 @@ def test_an_ablation_without_effect_has_no_sparsity_and_is_counted() -> None:
     assert told["metrics"]["ablation_sparsity_latents"] == {"value": pytest.approx(1 / 12), "low": None, "high": None}
     assert told["channels"] == {"members": [], "sparsity": [], "quantiles": None, "ablations": 0, "without_effect": 0}
     assert told["metrics"]["ablation_sparsity_channels"]["value"] is None
+    assert told["metrics"]["ablation_own_sparsity_latents"]["value"] == pytest.approx(1 / 6)
 
 
 @pytest.fixture
@@ -289,7 +292,7 @@ def test_a_latents_value_is_the_mean_over_its_positions(make_coder, measure, sub
     members = Members(latents, latents[:0], torch.empty(0, sae.d_target))
     ablations = plan(contexts.positions[latents], sample.blocks.tokens.shape[1], members, 3, seeded())
     assert len(ablations.block) == 12
-    found = ablate_all(sae, subject, site, sample.blocks.tokens, ablations, members, 3)
+    found = ablate_all(sae, subject, site, sample.blocks.tokens, ablations, members, 3).sparsity
     for number, latent in enumerate(latents.tolist()):
         mine = found[ablations.member == number]
         assert len(mine) == 3
@@ -335,7 +338,7 @@ def test_what_takes_nothing_away_has_no_effect(make_coder, subject, sample) -> N
     codes = sae.encode(site.read(subject.capture(sample.blocks.tokens[:4, :1], site.hookpoints)))
     members = Members(codes.padded()[1][:, 0], torch.empty(0, dtype=torch.int64), torch.empty(0, sae.d_target))
     sae.W_dec[members.latents[1]] = 0.0
-    found = ablate_all(sae, subject, site, sample.blocks.tokens, Ablations(0 * at, at, at, 0 * at), members, 3)
+    found = ablate_all(sae, subject, site, sample.blocks.tokens, Ablations(0 * at, at, at, 0 * at), members, 3).sparsity
     assert found.isnan().tolist() == (sae.W_dec[members.latents] == 0).all(dim=1).tolist()
     assert found[1].isnan()
     assert not found.isnan().all()

@@ -3,7 +3,9 @@
 At a token where latent i is active its contribution is taken out of what the subject holds there, with preprocessing
 undone: norm · z_i · W_dec[i] for ``unit_norm``. The change of the logits at this and the next T − 1 positions, less
 each position's median change, is a vector v of V · T numbers; its sparsity is (‖v‖₁ / ‖v‖₂)² / (V · T): 1 / (V · T)
-where one logit moves, 2 / π for Gaussian noise, 1 where all move by as much, half of them up and half down.
+where one logit moves, 2 / π for Gaussian noise, 1 where all move by as much, half of them up and half down. It is small
+too where the effect stays at the ablated position, however many of its logits move; so that position's own sparsity,
+with T = 1, stands beside it.
 
 Two baselines are ablated at the same tokens: a channel j of the activations, x_raw_j − mean, and a random direction u,
 ((x_raw − mean) · u) u, where the mean is the token's own over the hookpoint's channels. What is put in place is made of
@@ -20,7 +22,16 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from monosem.errors import UserError
-from monosem.evaluation.ablation_effects import CHANNELS, DIRECTIONS, LATENTS, Ablations, Members, ablate_all, widened
+from monosem.evaluation.ablation_effects import (
+    CHANNELS,
+    DIRECTIONS,
+    LATENTS,
+    Ablations,
+    Effects,
+    Members,
+    ablate_all,
+    widened,
+)
 from monosem.evaluation.bootstrap import Estimate, Sums, bootstrap
 from monosem.evaluation.distribution import quantiles
 from monosem.evaluation.examples import TopContexts, add_contexts, new_top_contexts
@@ -75,17 +86,11 @@ class Group:
     """Latents or channels; of directions their numbers."""
     sparsity: Float64[Tensor, " members"]
     """Mean over each one's ablations; NaN where none had any effect."""
+    own_sparsity: Float64[Tensor, " members"]
+    """The same of the ablated positions' logits alone."""
     ablations: int
     without_effect: int
     """Ablations that moved no logit, or all of a position alike, which have no sparsity."""
-
-    def estimate(self, samples: int, generator: torch.Generator) -> Estimate:
-        """The mean over members, and its interval: they are drawn again."""
-        values = self.sparsity[~self.sparsity.isnan()]
-        if len(values) == 0:
-            return Estimate(None, None, None)
-        sums = {"sparsity": values, "members": torch.ones_like(values)}
-        return bootstrap(sums, _mean_sparsity, samples=samples, generator=generator)["mean"]
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -97,8 +102,17 @@ class Group:
         }
 
 
-def _mean_sparsity(sums: Sums) -> dict[str, Float64[Tensor, " samples"]]:
-    return {"mean": sums["sparsity"] / sums["members"]}
+def _mean(values: Float64[Tensor, " members"], samples: int, generator: torch.Generator) -> Estimate:
+    """The mean over members that have a value, and its interval: they are drawn again."""
+    values = values[~values.isnan()]
+    if len(values) == 0:
+        return Estimate(None, None, None)
+
+    def mean(sums: Sums) -> dict[str, Float64[Tensor, " samples"]]:
+        return {"mean": sums["values"] / sums["members"]}
+
+    sums = {"values": values, "members": torch.ones_like(values)}
+    return bootstrap(sums, mean, samples=samples, generator=generator)["mean"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,12 +130,11 @@ class AblationResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Means with intervals, quantiles, and the value of each."""
-        metrics = {
-            f"ablation_sparsity_{name}": group.estimate(
-                self.config.bootstrap_samples, derive_generator(self.seed, "evaluation", "ablation", name, "interval")
-            )
-            for name, group in self.groups.items()
-        }
+        metrics: dict[str, Estimate] = {}
+        for name, group in self.groups.items():
+            for metric, values in (("sparsity", group.sparsity), ("own_sparsity", group.own_sparsity)):
+                generator = derive_generator(self.seed, "evaluation", "ablation", name, "interval")
+                metrics[f"ablation_{metric}_{name}"] = _mean(values, self.config.bootstrap_samples, generator)
         return {
             "settings": asdict(self.config),
             "tokens": self.tokens,
@@ -186,23 +199,30 @@ def _measure(
     groups: dict[str, Group] = {}
     for kind, name in KINDS.items():
         chosen = ablations.kind == kind
-        groups[name] = _group(tuple(names[kind]), ablations.member[chosen], found[chosen])
+        groups[name] = _group(tuple(names[kind]), ablations.member[chosen], Effects(*(each[chosen] for each in found)))
     return AblationResult(config=config, seed=seed, tokens=sample.tokens, candidates=len(candidates), groups=groups)
 
 
-def _group(members: tuple[int, ...], member: Int64[Tensor, " rows"], found: Float64[Tensor, " rows"]) -> Group:
+def _group(members: tuple[int, ...], member: Int64[Tensor, " rows"], effects: Effects) -> Group:
+    return Group(
+        members=members,
+        sparsity=_mean_by_member(len(members), member, effects.sparsity),
+        own_sparsity=_mean_by_member(len(members), member, effects.own_sparsity),
+        ablations=len(member),
+        without_effect=int(effects.sparsity.isnan().sum()),
+    )
+
+
+def _mean_by_member(
+    n_members: int, member: Int64[Tensor, " rows"], found: Float64[Tensor, " rows"]
+) -> Float64[Tensor, " members"]:
     """Each member's mean over those of its ablations that have a sparsity."""
     has_effect = ~found.isnan()
     sums, counts = (
-        torch.zeros(len(members), dtype=torch.float64).index_add_(0, member[has_effect], each[has_effect])
+        torch.zeros(n_members, dtype=torch.float64).index_add_(0, member[has_effect], each[has_effect])
         for each in (found, torch.ones_like(found))
     )
-    return Group(
-        members=members,
-        sparsity=sums / counts,
-        ablations=len(found),
-        without_effect=int((~has_effect).sum()),
-    )
+    return sums / counts
 
 
 def plan(

@@ -39,6 +39,15 @@ class Ablations(NamedTuple):
     """In the block."""
 
 
+class Effects(NamedTuple):
+    """How sparse each ablation's effect is; NaN where there is none."""
+
+    sparsity: Float64[Tensor, " rows"]
+    """Over all positions that are followed."""
+    own_sparsity: Float64[Tensor, " rows"]
+    """Over the ablated position's logits alone."""
+
+
 @contextmanager
 def widened(subject: SubjectModel) -> Generator[None]:
     """Within the block a subject in half precision computes in float32, with the same weights.
@@ -81,15 +90,15 @@ def ablate_all(
     members: Members,
     horizon: int,
     report: Report | None = None,
-) -> Float64[Tensor, " rows"]:
+) -> Effects:
     """The sparsity of every ablation's effect on the logits at its position and the ``horizon`` − 1 after it.
 
-    NaN where there is none. The subject should compute in float32: see ``widened``.
+    The subject should compute in float32: see ``widened``.
 
     The unmodified logits of a block are computed once. As many blocks, and ablations, are run at once as
     ``blocks_in_memory`` allows. ``report`` gets the ablations done.
     """
-    found = torch.full((len(ablations.block),), torch.nan, dtype=torch.float64)
+    found = Effects(*torch.full((2, len(ablations.block)), torch.nan, dtype=torch.float64))
     at_once, done = blocks_in_memory(subject, tokens), 0
     for group in ablations.block.unique().split(at_once):
         captured = subject.capture(tokens[group], site.hookpoints)
@@ -104,12 +113,14 @@ def ablate_all(
             end = int(part.position[-1]) + horizon
             changed = _logits(subject, tokens[group[here], :end], part.position, _less(site, at_token, removed))
             steps = part.position[:, None] + torch.arange(horizon)
-            effect = sparsity(_at(changed, torch.arange(len(some)), steps) - _at(unmodified, here, steps))
+            change = _at(changed, torch.arange(len(some)), steps) - _at(unmodified, here, steps)
             # Where nothing was taken away, rounding in another batch would be all the effect.
-            found[some] = effect.where((removed != 0).any(dim=1).cpu(), torch.nan)
+            has_effect = (removed != 0).any(dim=1).cpu()
+            for each, of_positions in zip(found, (change, change[:, :1]), strict=True):
+                each[some] = sparsity(of_positions).where(has_effect, torch.nan)
             done += len(some)
             if report is not None:
-                report(done, len(found))
+                report(done, len(ablations.block))
     return found
 
 

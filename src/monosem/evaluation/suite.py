@@ -130,7 +130,7 @@ def _on_sample(name: str, measure: Callable[..., Any]) -> Callable[..., dict[str
 PARTS: dict[str, Part] = {
     "probes": Part("Probes", "", 2, ("tasks", "probes"), _probes, _tasks_content),
     "n2g": Part("N2G explanations", "", 2, ("n2g",), _n2g),
-    "ablation": Part("Ablation effects", "", 1, ("ablation",), _on_sample("ablation", measure_ablation)),
+    "ablation": Part("Ablation effects", "", 2, ("ablation",), _on_sample("ablation", measure_ablation)),
     "refinement": Part("Refined codes", "tokens", 1, ("refinement",), _on_sample("refinement", measure_refinement)),
     "progressive": Part(
         "Progressive codes", "tokens", 1, ("progressive",), _on_sample("progressive", measure_progressive)

@@ -103,6 +103,8 @@ def _sections_of_parts(parts: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str
             ("Latents", "ablation_sparsity_latents", ""),
             ("Channels", "ablation_sparsity_channels", ""),
             ("Random directions", "ablation_sparsity_directions", ""),
+            ("Latents, own token", "ablation_own_sparsity_latents", "Gaussian effects: 0.637"),
+            ("Directions, own token", "ablation_own_sparsity_directions", ""),
         ],
         ("Refined codes", f"{refined:,} tokens", ""): [
             ("Normalised MSE", "normalized_mse_refined", ""),
