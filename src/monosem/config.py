@@ -60,6 +60,17 @@ def from_dict(cls: type[Config], values: dict[str, Any], where: str) -> Config:
     return cls(**missing_none, **given)
 
 
+def require_positive(config: Any, *names: str) -> None:
+    """Refuse settings that count something and are below 1.
+
+    Raises:
+        UserError: names the first.
+    """
+    for name in names:
+        if getattr(config, name) < 1:
+            raise UserError(f"{name}={getattr(config, name)} is below 1; give at least one.")
+
+
 def to_toml(config: Any) -> str:
     """A configuration as TOML text."""
     return tomli_w.dumps(to_dict(config))

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from monosem.config import require_positive
 from monosem.errors import UserError
 from monosem.evaluation.ablation_effects import (
     CHANNELS,
@@ -68,9 +69,7 @@ class AblationConfig:
     """Samples of latents, of channels and of directions behind each interval."""
 
     def __post_init__(self) -> None:
-        for name in ("latents", "positions", "horizon", "tokens", "bootstrap_samples"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} is below 1; give at least one.")
+        require_positive(self, "latents", "positions", "horizon", "tokens", "bootstrap_samples")
         for name in ("channels", "directions"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name}={getattr(self, name)} is below 0; give 0 for none.")

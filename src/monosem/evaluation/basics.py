@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
+from monosem.config import require_positive
 from monosem.errors import UserError
 from monosem.evaluation import density, downstream, examples, reconstruction
 from monosem.evaluation.bootstrap import Estimate, Sums, bootstrap
@@ -40,9 +41,7 @@ class EvaluationConfig:
     """Samples of documents behind each interval."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if getattr(self, field.name) < 1:
-                raise UserError(f"{field.name}={getattr(self, field.name)} is below 1; give at least one.")
+        require_positive(self, *(field.name for field in fields(self)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from monosem.config import require_positive
 from monosem.errors import UserError
 from monosem.evaluation.bootstrap import Estimate, draw_documents, estimate
 from monosem.evaluation.probe_fits import (
@@ -69,8 +70,7 @@ class ProbeConfig:
             )
         if not self.linear_ridges or not all(0 < ridge < float("inf") for ridge in self.linear_ridges):
             raise UserError(f"linear_ridges={list(self.linear_ridges)} are not positive numbers; give at least one.")
-        if self.bootstrap_samples < 1:
-            raise UserError(f"bootstrap_samples={self.bootstrap_samples} is below 1; give at least one.")
+        require_positive(self, "bootstrap_samples")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from monosem.errors import UserError
+from monosem.config import require_positive
 from monosem.evaluation.bootstrap import Estimate, Sums, bootstrap
 from monosem.evaluation.progress import Report, counting
 from monosem.evaluation.reconstruction import new_reconstruction_sums, reconstruction_statistics
@@ -45,9 +45,7 @@ class ProgressiveConfig:
     """Samples of documents behind each interval."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if getattr(self, field.name) < 1:
-                raise UserError(f"{field.name}={getattr(self, field.name)} is below 1; give at least one.")
+        require_positive(self, *(field.name for field in fields(self)))
 
 
 class Point(NamedTuple):

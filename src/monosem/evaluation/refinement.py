@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
-from monosem.errors import UserError
+from monosem.config import require_positive
 from monosem.evaluation import downstream
 from monosem.evaluation.bootstrap import Estimate, Sums, bootstrap
 from monosem.evaluation.distribution import histogram, quantiles
@@ -49,9 +49,7 @@ class RefinementConfig:
     """Samples of documents behind each interval."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if getattr(self, field.name) < 1:
-                raise UserError(f"{field.name}={getattr(self, field.name)} is below 1; give at least one.")
+        require_positive(self, *(field.name for field in fields(self)))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from monosem.config import require_positive
 from monosem.errors import UserError
 from monosem.evaluation.bootstrap import Estimate
 from monosem.evaluation.n2g.build import explain_latents, padding_token
@@ -54,9 +55,7 @@ class N2GConfig:
     """Samples of documents, or latents, behind each interval."""
 
     def __post_init__(self) -> None:
-        for name in ("latents", "examples", "bootstrap_samples"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} is below 1; give at least one.")
+        require_positive(self, "latents", "examples", "bootstrap_samples")
         if self.longest_suffix is not None and self.longest_suffix < 1:
             raise UserError(f"longest_suffix={self.longest_suffix} is below 1; give one or more, or none for no limit.")
         if len(set(self.chosen)) < len(self.chosen):
