@@ -18,6 +18,9 @@ from monosem.evaluation.progressive import ProgressiveConfig, measure_progressiv
 from monosem.evaluation.refinement import RefinementConfig, measure_refinement
 from monosem.evaluation.sample import Sample
 from monosem.evaluation.tasks.sources import TaskConfig, find_tasks, read_tasks
+from monosem.evaluation.words.config import WordsConfig
+from monosem.evaluation.words.measure import measure_words
+from monosem.evaluation.words.reply import Reply
 from monosem.files import file_checksum
 from monosem.sae.autoencoder import Autoencoder
 from monosem.sae.site import Site
@@ -36,6 +39,7 @@ class SuiteConfig:
     refinement: RefinementConfig = field(default_factory=RefinementConfig)
     progressive: ProgressiveConfig = field(default_factory=ProgressiveConfig)
     geometry: GeometryConfig = field(default_factory=GeometryConfig)
+    words: WordsConfig = field(default_factory=WordsConfig)
 
 
 class Material(NamedTuple):
@@ -75,6 +79,8 @@ class Part(NamedTuple):
 
     read: Callable[[SuiteConfig], Any] = lambda _: None
     """Plain values that tell whether what it reads besides material and settings has changed."""
+    missing: Callable[[SuiteConfig], str | None] = lambda _: None
+    """What it lacks by these settings; the part is then left out, and cannot be asked for."""
 
     def depends_on(self, config: SuiteConfig) -> dict[str, Any]:
         """All that a result depends on besides the material and the seed, as plain values."""
@@ -116,6 +122,21 @@ def _n2g(
     return results.to_dict()
 
 
+def _words(
+    material: Material, config: SuiteConfig, seed: int, report: Report | None, unfinished: Unfinished
+) -> dict[str, Any]:
+    results = measure_words(
+        *material[:4],
+        config.words,
+        alive=material.alive,
+        seed=seed,
+        explained=[Reply.from_dict(each, unfinished.place) for each in unfinished.found],
+        done=lambda reply: unfinished.keep(reply._asdict()),
+        report=report,
+    )
+    return results.to_dict()
+
+
 def _on_sample(name: str, measure: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
     """A part that needs the sample alone."""
 
@@ -136,4 +157,13 @@ PARTS: dict[str, Part] = {
         "Progressive codes", "tokens", 1, ("progressive",), _on_sample("progressive", measure_progressive)
     ),
     "geometry": Part("Geometry", "rows", 1, ("geometry",), _on_sample("geometry", measure_geometry)),
+    "words": Part(
+        "Explanations in words",
+        "",
+        1,
+        (),
+        _words,
+        read=lambda config: config.words.measured,
+        missing=lambda config: config.words.missing,
+    ),
 }

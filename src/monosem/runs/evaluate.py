@@ -93,7 +93,12 @@ def _chosen(suite: SuiteConfig | None, only: Sequence[str]) -> tuple[str, ...]:
         raise UserError(f"only={','.join(unknown)} is no part of the suite; its parts are: {', '.join(PARTS)}.")
     if suite is None and only:
         raise UserError(f"only={','.join(only)} would not be used without the full suite; leave it out.")
-    return tuple(name for name in PARTS if name in only or not only) if suite is not None else ()
+    if suite is None:
+        return ()
+    lacking = {name: missing for name, part in PARTS.items() if (missing := part.missing(suite)) is not None}
+    if refused := [name for name in only if name in lacking]:
+        raise UserError(f"only={','.join(only)}: {refused[0]} {lacking[refused[0]]}, or leave it out.")
+    return tuple(name for name in PARTS if name not in lacking and (name in only or not only))
 
 
 def evaluate_inputs(

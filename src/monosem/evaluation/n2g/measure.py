@@ -147,7 +147,7 @@ def measure_n2g(
     """
     padding = padding_token(subject, config.padding)
     building, scoring = split_sample(sample, subject, seed)
-    latents = _choose(config, alive, seed)
+    latents = choose_latents(config.chosen, config.latents, alive, seed)
     advance = counting(report, building.tokens + scoring.tokens + LATENT_TOKENS * len(latents))
 
     def read(part: Sample) -> Iterator[tuple[int, Firings]]:
@@ -179,19 +179,23 @@ def measure_n2g(
     )
 
 
-def _choose(config: N2GConfig, alive: Bool[Tensor, " n_latents"], seed: int) -> Int64[Tensor, " explained"]:
-    """The latents to explain, in order: those named, or a draw among those alive.
+def choose_latents(
+    chosen: Sequence[int], count: int, alive: Bool[Tensor, " n_latents"], seed: int
+) -> Int64[Tensor, " explained"]:
+    """The latents to explain, in order: those chosen by number, or so many drawn among those alive.
+
+    A draw of fewer is part of a draw of more by the same seed.
 
     Raises:
-        UserError: one that is named does not exist, or none is alive.
+        UserError: one that is chosen does not exist, or none is alive.
     """
-    if config.chosen:
-        unknown = [latent for latent in config.chosen if not 0 <= latent < len(alive)]
+    if chosen:
+        unknown = [latent for latent in chosen if not 0 <= latent < len(alive)]
         if unknown:
             raise UserError(f"chosen={unknown[0]} is no latent; the autoencoder has latents 0 … {len(alive) - 1}.")
-        return torch.tensor(sorted(config.chosen))
+        return torch.tensor(sorted(chosen))
     living = alive.nonzero()[:, 0]
     if len(living) == 0:
         raise UserError("No latent fires in the sample, so there is nothing to explain; evaluate on more text.")
-    drawn = torch.randperm(len(living), generator=derive_generator(seed, "n2g", "latents"))[: config.latents]
+    drawn = torch.randperm(len(living), generator=derive_generator(seed, "n2g", "latents"))[:count]
     return living[drawn].sort().values

@@ -122,11 +122,10 @@ def scores(counts: Counts, *, samples: int, seed: int) -> Scores:
             {name: estimate(drawn[name][:, slot]) for name in MEASURES} for slot in range(sums["active"].shape[1])
         ]
     values = {name: [each[name].value for each in of_latents] for name in MEASURES}
-    known = {name: [value for value in each if value is not None] for name, each in values.items()}
     return Scores(
         of_latents=of_latents,
-        mean={name: _mean(each, samples, derive_generator(seed, "n2g", "latents")) for name, each in known.items()},
-        defined={name: len(each) for name, each in known.items()},
+        mean={name: mean_over_latents(each, samples=samples, seed=seed) for name, each in values.items()},
+        defined={name: sum(value is not None for value in each) for name, each in values.items()},
     )
 
 
@@ -135,9 +134,12 @@ def _ratios(sums: Sums) -> dict[str, Float64[Tensor, "samples explanations"]]:
     return {"precision": both / predicted, "recall": both / active, "f1": 2 * both / (predicted + active)}
 
 
-def _mean(values: Sequence[float], samples: int, generator: torch.Generator) -> Estimate:
-    if not values:
+def mean_over_latents(values: Sequence[float | None], *, samples: int, seed: int) -> Estimate:
+    """The mean of a score over the latents for which it is defined, with a 95% interval over these latents."""
+    known = [value for value in values if value is not None]
+    if not known:
         return Estimate(None, None, None)
-    sums = {"value": torch.tensor(values, dtype=torch.float64), "count": torch.ones(len(values), dtype=torch.float64)}
+    sums = {"value": torch.tensor(known, dtype=torch.float64), "count": torch.ones(len(known), dtype=torch.float64)}
+    generator = derive_generator(seed, "n2g", "latents")
     drawn = bootstrap(sums, lambda sums: {"": sums["value"] / sums["count"]}, samples=samples, generator=generator)
     return drawn[""]
