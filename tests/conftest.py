@@ -3,8 +3,13 @@
 That is: tiny, randomly initialised subject models of several architectures, and a text for them; nothing is downloaded.
 """
 
+import contextlib
+import json
 import os
-from collections.abc import Callable
+import re
+import threading
+from collections.abc import Callable, Generator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +169,79 @@ def whole_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, name, lambda _, path: path.touch())
     monkeypatch.setenv("MONOSEM_CACHE", str(tmp_path / "token_cache"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+class StubEndpoint:
+    """Stands for a server with a language model, at an address of this machine; a test says what it answers."""
+
+    answer: Callable[[str], Any]
+    """Of a prompt: what the model says; or the bytes of a whole response, or pieces of one that is longer, or a status.
+    By default as one would who knows a latent by the tokens that it is shown to fire on."""
+
+    def __init__(self) -> None:
+        self.requests: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+        self.answer = perfect_answer
+        self.more_headers: dict[str, str] = {}
+        endpoint = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                assert self.path == "/v1/chat/completions"
+                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                endpoint.requests.append(request)
+                endpoint.keys.append(self.headers["Authorization"])
+                answer = endpoint.answer(endpoint.prompts[-1])
+                self.send_response(answer if isinstance(answer, int) else 200)
+                pieces = [endpoint.body(answer)] if isinstance(answer, str | bytes | int) else answer
+                length = len(pieces[0]) if isinstance(pieces, list) else 10**6
+                headers = {"Content-Type": "application/json", "Content-Length": str(length), "Connection": "close"}
+                for name, value in (headers | endpoint.more_headers).items():
+                    self.send_header(name, value)
+                self.end_headers()
+                with contextlib.suppress(OSError):  # who asked may have gone
+                    for piece in pieces:
+                        self.wfile.write(piece)
+
+            def log_message(self, *_: Any) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
+
+    @property
+    def prompts(self) -> list[str]:
+        return [request["messages"][0]["content"] for request in self.requests]
+
+    def body(self, answer: Any) -> bytes:
+        if isinstance(answer, bytes):
+            return answer
+        if isinstance(answer, int):
+            return json.dumps({"error": {"message": f"refused, {self.keys[-1]}"}}).encode()
+        message = {"role": "assistant", "content": answer}
+        usage = {"prompt_tokens": 100, "completion_tokens": 7, "total_tokens": 107}
+        return json.dumps({"choices": [{"index": 0, "message": message}], "usage": usage}).encode()
+
+
+def perfect_answer(prompt: str) -> str:
+    """Explains a latent by the tokens that it fires on where it is shown, and finds these tokens again."""
+    if shown := re.findall(r"«(\S+)»\d", prompt):
+        return json.dumps({"explanation": "It fires on " + " ".join(sorted(set(shown)))})
+    (sentence,) = re.findall(r"It fires on (.*)", prompt)
+    lines = re.findall(r"^(\d+)\. (\S+)$", prompt, re.MULTILINE)
+    return json.dumps({"active": [int(number) for number, token in lines if token in sentence.split()]})
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Generator[StubEndpoint]:
+    """A language model's stand-in, and no key in the environment, nor a proxy between."""
+    for name in ("OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+    stub = StubEndpoint()
+    stub.thread.start()
+    yield stub
+    stub.server.shutdown()
+    stub.server.server_close()
+    stub.thread.join()

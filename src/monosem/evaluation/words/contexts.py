@@ -64,7 +64,7 @@ def collect_contexts(
     firings = read_firings(sae, subject, site, building, advance)
     found = collect_examples(firings, latents, sae.n_latents, count, seed)
     top, drawn = (_places(found[kind]) for kind in ("top", "random"))
-    chosen = {latent: _choose(top[latent], drawn[latent], count) for latent in latents.tolist()}
+    chosen = {latent: _choose(top.get(latent, []), drawn.get(latent, []), count) for latent in latents.tolist()}
     wanted = {(latent, block) for latent, places in chosen.items() for block in places}
     activity = _activity(sae, subject, site, building, wanted)
     largest = {latent: found["top"].activations[found["top"].latents == latent].max() for latent in top}
@@ -78,12 +78,12 @@ def collect_contexts(
     }
 
 
-def _places(firings: Firings) -> defaultdict[int, list[tuple[int, int]]]:
+def _places(firings: Firings) -> dict[int, list[tuple[int, int]]]:
     """Block and column of each latent's firings, in their order."""
     found: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
-    for latent, *place in zip(*(each.tolist() for each in firings[:3]), strict=True):
-        found[latent].append((place[0], place[1]))
-    return found
+    for latent, block, column in zip(*(each.tolist() for each in firings[:3]), strict=True):
+        found[latent].append((block, column))
+    return dict(found)
 
 
 def _choose(top: list[tuple[int, int]], drawn: list[tuple[int, int]], count: int) -> dict[int, int]:
