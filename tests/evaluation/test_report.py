@@ -1,16 +1,18 @@
 """The report and the figures of the full suite, made of a small record."""
 
+import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from monosem.evaluation.record import FORMAT_VERSION, Evaluation, load_evaluation, save_evaluation
 from monosem.evaluation.report import write_report
 from monosem.evaluation.suite_figures import draw_suite
-from monosem.evaluation.tables import sections
+from monosem.evaluation.tables import sections, sentences_table
 
 HOSTILE = '<script>alert(1)</script> & "quotes" \u202e'
 
@@ -33,6 +35,10 @@ def task(name: str, losses: tuple[float, float, float]) -> dict[str, Any]:
 def explained(latent: int, precision: float | None, recall: float) -> dict[str, Any]:
     of_kind = {"precision": known(precision), "recall": known(recall), "shown": [HOSTILE, "import · os"]}
     return {"latent": latent, "random": of_kind, "top": of_kind}
+
+
+def in_words(latent: int, precision: float | None, recall: float | None) -> dict[str, Any]:
+    return {"latent": latent, "sentence": f"[bold]{HOSTILE} {latent}[/]", "precision": precision, "recall": recall}
 
 
 @pytest.fixture
@@ -71,6 +77,11 @@ def evaluation() -> Evaluation:
                 "refinement": {"tokens": 100, "active_values": 10, "ratios": {"histogram": histogram}},
                 "progressive": {"by_k": points, "by_threshold": points[1:], "own": points[2]},
                 "geometry": {"rows": 40},
+                "words": {
+                    "settings": {"model": f"model {HOSTILE}", "url": "http://localhost/v1"},
+                    "latents": [in_words(7, 0.25, None), in_words(8, None, 0.0)],
+                    "unexplained": [{"latent": 9, "sentence": None, "reason": f"because {HOSTILE}"}],
+                },
             },
         }
     )
@@ -129,6 +140,23 @@ def test_text_from_outside_is_shown_and_never_markup(evaluation: Evaluation, tmp
     assert "script" not in page.tags
     assert page.texts.count(HOSTILE) == 2  # the two latents' patterns
     assert f"what {HOSTILE} asks" in page.texts
+    assert f"[bold]{HOSTILE} 7[/]" in page.texts
+    assert f"because {HOSTILE}" in page.texts
+    assert any(text.startswith(f"By model {HOSTILE}; precision and recall") for text in page.texts)
+
+
+def test_a_terminal_shows_a_few_sentences_as_they_are(evaluation: Evaluation) -> None:
+    out = Console(file=io.StringIO(), width=80)
+    table = sentences_table(evaluation)
+    assert table is not None
+    out.print(table)
+    lines = out.file.getvalue().splitlines()
+    assert lines[1].split() == ["Latent", "Precision", "Recall", "Explanation"]
+    assert any(line.split()[:4] == ["7", "0.25", "–", "[bold]<script>alert(1)</script>"] for line in lines)
+    assert any(line.split()[:3] == ["8", "–", "0.00"] for line in lines)
+    parts = evaluation.record["parts"] | {"words": evaluation.parts["words"] | {"latents": []}}
+    assert sentences_table(Evaluation({**evaluation.record, "parts": parts})) is None
+    assert sentences_table(Evaluation({**evaluation.record, "parts": {}})) is None
 
 
 def test_a_record_is_read_as_it_was_written(evaluation: Evaluation, tmp_path: Path) -> None:

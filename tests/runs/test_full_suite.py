@@ -18,6 +18,7 @@ from monosem.evaluation.record import Evaluation
 from monosem.evaluation.refinement import RefinementConfig
 from monosem.evaluation.suite import PARTS, SuiteConfig
 from monosem.evaluation.tasks.sources import TaskConfig
+from monosem.evaluation.words.config import WordsConfig
 from monosem.runs import evaluate as evaluate_module
 from monosem.runs.config import RunConfig
 from monosem.runs.evaluate import evaluate
@@ -28,8 +29,8 @@ Measure = Callable[..., Evaluation]
 
 
 @pytest.fixture
-def suite(tmp_path: Path) -> SuiteConfig:
-    """As little as possible of each part; probes on whether a text has a certain word."""
+def suite(tmp_path: Path, endpoint: Any) -> SuiteConfig:
+    """As little as possible of each part; probes on whether a text has a certain word; a stand-in explains in words."""
     rows = [f"w{row % 50} w{row % 7} w{row % 3},{'yes' if row % 3 else 'no'}" for row in range(200)]
     (tmp_path / "word.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
     few = {"bootstrap_samples": 10}
@@ -39,6 +40,7 @@ def suite(tmp_path: Path) -> SuiteConfig:
         ablation=AblationConfig(latents=3, positions=1, horizon=4, channels=2, directions=2, tokens=300, **few),
         refinement=RefinementConfig(tokens=100, downstream_tokens=50, **few),
         progressive=ProgressiveConfig(tokens=100, max_k=8, **few),
+        words=WordsConfig(url=endpoint.url, model="stub", latents=3, examples=2, scored_contexts=4, **few),
     )
 
 
@@ -83,6 +85,7 @@ def test_the_full_suite_measures_every_part_once_and_writes_all(
     metrics = ("normalized_mse", "probe_loss", "n2g_recall_top", "ablation_sparsity_latents", "normalized_mse_refined")
     assert all(found.metrics[name].value is not None for name in (*metrics, "twin_share", "normalized_mse_k_4"))
     assert found.metrics["silent_share"].value is not None
+    assert found.metrics["words_recall"].value is not None
     assert (run / "report.html").read_text().startswith("<!doctype html>")
     assert {f"{name}.svg" for name in ("probes", "n2g", "by_position")} <= {p.name for p in (run / "figures").iterdir()}
     before = (run / "eval.json").read_bytes()
@@ -127,7 +130,7 @@ def test_an_interrupted_suite_goes_on_with_the_part_it_was_in(
         evaluate(run, suite=suite, console=console)
     assert measured == ["probes", "n2g"]
     evaluate(run, suite=suite, console=console)
-    assert measured[2:] == ["ablation", "refinement", "progressive", "geometry"]
+    assert measured[2:] == ["ablation", "refinement", "progressive", "geometry", "words"]
 
 
 def test_an_interrupted_n2g_goes_on_with_the_latents_that_are_left(
@@ -155,6 +158,62 @@ def test_an_interrupted_n2g_goes_on_with_the_latents_that_are_left(
     assert not left.exists()
     (run / "evaluation" / "n2g.json").unlink()
     assert evaluate(run, suite=suite, only=["n2g"], console=console).record == found.record
+
+
+def test_interrupted_explanations_in_words_go_on_and_no_answer_is_paid_twice(
+    run: Path, suite: SuiteConfig, console: Console, endpoint: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = endpoint.answer
+    endpoint.answer = lambda prompt: 401 if len(endpoint.requests) == 6 else usual(prompt)
+    with pytest.raises(UserError, match=r"wants a key, .* is kept: the same command goes on\.$"):
+        evaluate(run, suite=suite, only=["words"], console=console)
+    left = run / "evaluation" / "words.unfinished.jsonl"
+    kept = left.read_text().count("\n") - 1
+    assert kept >= 3  # but for those under way at once
+    refused = [endpoint.prompts[5]]
+    paid = len(endpoint.requests) - 1
+    faster = dataclasses.replace(suite, words=dataclasses.replace(suite.words, concurrency=2, timeout=50.0))
+    found = evaluate(run, suite=faster, only=["words"], console=console)
+    assert not left.exists()
+    once = list(endpoint.prompts)
+    once.remove(refused[0])
+    assert len(set(once)) == len(once)
+    assert paid == kept
+    asked = len(endpoint.requests)
+    assert found.parts["words"]["requests"] == asked - 1
+    assert evaluate(run, suite=suite, only=["words"], console=console).record == found.record
+    assert len(endpoint.requests) == asked
+    (run / "evaluation" / "words.json").unlink()
+    again = evaluate(run, suite=faster, only=["words"], console=console).record
+    assert again == found.record
+
+
+def test_without_an_endpoint_nothing_is_explained_in_words_and_what_was_is_left(
+    run: Path, suite: SuiteConfig, console: Console, measured: list[str], endpoint: Any
+) -> None:
+    without = dataclasses.replace(suite, words=WordsConfig())
+    with pytest.raises(UserError, match=r"only=words: words needs an endpoint; give words.url and words.model, or le"):
+        evaluate(run, suite=without, only=("words",), console=console)
+    few = {name: part for name, part in evaluate_module.PARTS.items() if name in ("geometry", "words")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate_module, "PARTS", few)
+        assert list(evaluate(run, suite=without, console=console).parts) == ["geometry"]
+        assert endpoint.requests == []
+        explained = evaluate(run, suite=suite, console=console)
+        assert list(explained.parts) == ["geometry", "words"]
+        assert evaluate(run, suite=without, console=console).record == explained.record
+    assert measured == ["geometry", "words"]
+
+
+def test_a_key_is_stored_nowhere(
+    run: Path, suite: SuiteConfig, console: Console, endpoint: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
+    evaluate(run, suite=suite, only=("words",), console=console)
+    assert set(endpoint.keys) == {"Bearer sk-very-secret"}
+    files = [path for path in run.rglob("*") if path.is_file()]
+    assert {"eval.json", "report.html", "words.json"} <= {path.name for path in files}
+    assert not any(b"sk-very-secret" in path.read_bytes() for path in files)
 
 
 def test_pieces_are_of_one_key(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from monosem.cli.parsing import parse
 from monosem.cli.show import show_files, standard_output
 from monosem.errors import UserError
 from monosem.evaluation.suite import SuiteConfig
-from monosem.evaluation.tables import evaluation_table
+from monosem.evaluation.tables import evaluation_table, sentences_table
 from monosem.runs.directory import read_run
 from monosem.runs.evaluate import evaluate
 
@@ -24,6 +24,7 @@ class Eval:
     """Evaluate a run's autoencoder on held-out text; print the table and write eval.json into the run.
 
     monosem eval runs/first --suite full
+    monosem eval runs/first --suite full --only words --words.url http://localhost:8000/v1 --words.model NAME
     """
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
@@ -61,4 +62,6 @@ def main(arguments: list[str], console: "Console") -> None:
     )
     out = standard_output()
     out.print(evaluation_table(evaluation))
+    if (sentences := sentences_table(evaluation)) is not None:
+        out.print(sentences)
     show_files(command.run, out)

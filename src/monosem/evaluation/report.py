@@ -8,7 +8,7 @@ from typing import Any
 
 from monosem.evaluation.bootstrap import Estimate
 from monosem.evaluation.record import Evaluation
-from monosem.evaluation.tables import format_estimate, format_metric, sections
+from monosem.evaluation.tables import format_estimate, format_metric, format_score, sections
 from monosem.files import write_atomically
 
 _CAPTIONS = {
@@ -21,6 +21,8 @@ _CAPTIONS = {
     "refinement": "What refinement multiplies active values by.",
     "progressive": "Normalised MSE when codes are read with another sparsity than they were trained with.",
 }
+# Characters of a number with its interval; what is longer and begins with a digit is a sentence, and may be folded.
+_LONGEST_NUMBER = 40
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d2530; --soft: #5b6472; --line: #d9dde3; --page: #ffffff; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ee; --soft: #a4adba; --line: #39414d; --page: #14181e; } }
@@ -117,6 +119,25 @@ def _parts(parts: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
                 for latent in parts["n2g"]["latents"]
             ],
         )
+    if "words" in parts:
+        yield from _words(parts["words"])
+
+
+def _words(part: Mapping[str, Any]) -> Iterable[str]:
+    """What a model wrote of latents; and of those that it could not explain, why."""
+    yield "<h2>Explanations in words</h2>"
+    yield _table(
+        f"By {part['settings']['model']}; precision and recall with which it predicts by them, on text that it was not "
+        "shown for them.",
+        ("Latent", "Precision", "Recall", "Explanation"),
+        [
+            (str(each["latent"]), format_score(each["precision"]), format_score(each["recall"]), each["sentence"])
+            for each in part["latents"]
+        ],
+    )
+    if part["unexplained"]:
+        rows = [(str(each["latent"]), each["reason"]) for each in part["unexplained"]]
+        yield _table("Latents that are not explained, or not scored.", ("Latent", "Why"), rows)
 
 
 def _number(estimate: Mapping[str, Any]) -> str:
@@ -138,5 +159,5 @@ def _cell(content: str | tuple[str, ...]) -> str:
     """A word; or several pieces of text, one below the other."""
     if isinstance(content, tuple):
         return "<td>" + "<br>".join(f"<code>{escape(each)}</code>" for each in content) + "</td>"
-    is_number = content[:1].isdigit()
+    is_number = content[:1].isdigit() and len(content) <= _LONGEST_NUMBER
     return f'<td class="number">{escape(content)}</td>' if is_number else f"<td>{escape(content)}</td>"

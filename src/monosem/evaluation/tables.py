@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 # Told in percent.
 _SHARES = ("dead_share", "loss_recovered", "compute_equivalent", "twin_share", "silent_share")
 
+# Explanations in words that a table shows.
+_SENTENCES = 5
+
 Rows = list[tuple[str, str, str]]
 
 
@@ -86,6 +89,7 @@ def _sections_of_parts(parts: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str
     ablated = len(parts["ablation"]["latents"]["members"]) if "ablation" in parts else 0
     refined = parts["refinement"]["tokens"] if "refinement" in parts else 0
     compared = parts["geometry"]["rows"] if "geometry" in parts else 0
+    in_words = len(parts["words"]["latents"]) if "words" in parts else 0
     return {
         ("Probe loss", f"{tasks:,} tasks", "held-out nats"): [
             ("Best latent", "probe_loss", "of each task"),
@@ -116,7 +120,36 @@ def _sections_of_parts(parts: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str
             ("Encoder · decoder", "alignment", "mean cosine"),
             ("Silent at the end", "silent_share", "of training"),
         ],
+        ("Explanations in words", f"{in_words:,} latents", "on held-out text"): [
+            ("Precision", "words_precision", "as a model predicts by them"),
+            ("Recall", "words_recall", ""),
+            ("F1", "words_f1", ""),
+        ],
     }
+
+
+def sentences_table(evaluation: Evaluation) -> "Table | None":
+    """The first few latents that are explained in words, if there are any."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    latents = evaluation.parts["words"]["latents"] if "words" in evaluation.parts else []
+    if not latents:
+        return None
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("Latent", "Precision", "Recall"):
+        table.add_column(heading, no_wrap=True, justify="right")
+    table.add_column("Explanation", overflow="fold")
+    for latent in latents[:_SENTENCES]:
+        scores = (format_score(latent[name]) for name in ("precision", "recall"))
+        table.add_row(str(latent["latent"]), *scores, Text(latent["sentence"]))
+    return table
+
+
+def format_score(value: float | None) -> str:
+    """A precision or recall without an interval."""
+    return "–" if value is None else f"{value:.2f}"
 
 
 def format_metric(name: str, estimate: Estimate) -> str:

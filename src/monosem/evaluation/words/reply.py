@@ -29,7 +29,8 @@ class Reply(NamedTuple):
             UserError: it is something else.
         """
         values = record if isinstance(record, dict) else {}
-        asked, content, reason, *counts = (values.get(name) for name in cls._fields)
+        given: list[Any] = [values.get(name) for name in cls._fields]
+        asked, content, reason, *counts = given
         if (
             isinstance(asked, str)
             and isinstance(content, str | None)
