@@ -6,6 +6,7 @@ import shutil
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -294,3 +295,18 @@ def test_parts_and_settings_of_the_full_suite_that_cannot_be_are_refused(trained
     assert "would not be used; add --suite full" in refused("eval", "run", "--n2g.latents", "3")
     assert "latents=0 is below 1" in refused("eval", "run", "--suite", "full", "--n2g.latents", "0")
     assert "is no file, no directory and no task" in refused("eval", "run", "--only", "probes", "--tasks", "nowhere")
+    asked = ("eval", "run", "--suite", "full", "--only", "words")
+    assert "only=words: words needs an endpoint; give words.url and words.model" in refused(*asked)
+    assert "model=x would not be used without url; give url" in refused(*asked, "--words.model", "x")
+    assert "is given without model" in refused(*asked, "--words.url", "http://localhost/v1")
+    assert "is no address of http or https" in refused(*asked, "--words.url", "localhost", "--words.model", "x")
+
+
+def test_an_endpoint_that_refuses_is_told_and_its_key_is_not(
+    trained: Path, refused: Refused, endpoint: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
+    endpoint.answer = lambda prompt: 400
+    message = refused("eval", "run", "--only", "words", "--words.url", endpoint.url, "--words.model", "[x]")
+    assert f"The endpoint {endpoint.url} refuses a request (HTTP 400: " in message
+    assert "sk-very-secret" not in message

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -203,3 +204,16 @@ def test_eval_measures_parts_of_the_full_suite(trained: Path, capsys: Captured) 
     assert "Report       run/report.html" in printed
     assert max(map(len, printed.splitlines())) <= 80
     assert list(json.loads((trained / "eval.json").read_text())["parts"]) == ["progressive", "geometry"]
+
+
+def test_eval_shows_a_few_explanations_in_words(trained: Path, endpoint: Any, capsys: Captured) -> None:
+    words = f"--words.url {endpoint.url} --words.model stub --words.latents 3 --words.scored-contexts 4"
+    assert run(["eval", "run", "--suite", "full", "--only", "words", *words.split()]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    found = json.loads((trained / "eval.json").read_text())["parts"]["words"]["latents"]
+    assert len(found) == 3
+    for latent in found:
+        (row,) = [line.split() for line in lines if "It fires on" in line and line.split()[0] == str(latent["latent"])]
+        assert " ".join(row[3:]) in latent["sentence"]
+    assert max(map(len, lines)) <= 80
+    assert "It fires on" in (trained / "report.html").read_text()

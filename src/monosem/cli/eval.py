@@ -24,6 +24,7 @@ class Eval:
     """Evaluate a run's autoencoder on held-out text; print the table and write eval.json into the run.
 
     monosem eval runs/first --suite full
+
     monosem eval runs/first --suite full --only words --words.url http://localhost:8000/v1 --words.model NAME
     """
 

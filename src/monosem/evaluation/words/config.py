@@ -36,7 +36,7 @@ class WordsConfig:
     timeout: float = 60.0
     """Seconds to wait for an answer."""
     retries: int = 3
-    """How often a request is made again that fails or is not answered as asked."""
+    """How often a request that fails, or is not answered as asked, is made again."""
     bootstrap_samples: int = 1000
     """Samples of latents behind each interval."""
 
