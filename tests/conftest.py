@@ -238,7 +238,7 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Generator[StubEndpoint]:
     for name in ("OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01, raising=False)
     stub = StubEndpoint()
     stub.thread.start()
     yield stub
