@@ -69,12 +69,13 @@ def evaluate(
     Args:
         evaluation: how much to evaluate; by default what the run's configuration says.
         suite: measure the parts of the full suite too, as much as this says.
-        only: of these, the ones to measure; by default all. Others' results, if there are any, stay.
+        only: of these, the ones to measure; by default all that the settings suffice for. Others' results, if there
+            are any, stay.
         compute_law: a file with a law of the subject's family, for the compute equivalent; without it that of the
             builtin subject, if it is the one.
 
     Raises:
-        UserError: the run, its subject model or its text is not there, or is damaged; or a part is unknown.
+        UserError: the run, its subject model or its text is not there, or is damaged; or a part is unknown, or lacks a setting.
     """
     chosen = _chosen(suite, only)
     law = None if compute_law is None else load_compute_law(compute_law)

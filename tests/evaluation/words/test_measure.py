@@ -244,6 +244,23 @@ def test_an_interrupted_measurement_goes_on_and_asks_nothing_twice(run, endpoint
     assert sorted(endpoint.prompts) == asked
 
 
+def test_what_one_latent_is_refused_stops_the_others(run, endpoint):
+    """Of 21 requests the second is refused; the others that are under way come to their end, and no more is asked."""
+    usual = endpoint.answer
+
+    def answer(prompt: str) -> Any:
+        is_second = len(endpoint.requests) == 2
+        time.sleep(0.0 if is_second else 0.1)
+        return 401 if is_second else usual(prompt)
+
+    endpoint.answer = answer
+    kept: list[Reply] = []
+    with pytest.raises(UserError, match="wants a key"):
+        run({"concurrency": 3}, done=kept.append)
+    assert len(endpoint.requests) <= 6
+    assert len(kept) == len(endpoint.requests) - 1
+
+
 def test_useless_answers_are_not_paid_for_again(run, endpoint):
     saved: list[Reply] = []
     endpoint.answer = lambda prompt: "Certainly!"

@@ -5,9 +5,9 @@ has for one that was drawn. So weighted, a sum over the tokens of the blocks dra
 text without bias; Σ w·both / Σ w·predicted estimates the precision there, Σ w·both / Σ w·active the recall.
 
 A ratio has a bias where few blocks are drawn, for false predictions are then often missed. Of 20 latents of the bundled
-subject, each explained by a list of tokens, the mean precision over 1,704 blocks is 0.269; drawing 20 blocks gives 0.305
-on average, 40 give 0.291, 100 give 0.278. Recall and F1 are within 0.004. One latent's precision varies from draw to
-draw with a standard deviation of 0.09, 0.07 and 0.05.
+subject, each explained by a list of tokens, the mean precision over 1,704 blocks is 0.269; drawing 20 blocks gives
+0.305 on average, 40 give 0.291, 100 give 0.278. Recall and F1 are within 0.004. One latent's precision varies from draw
+to draw with a standard deviation of 0.09, 0.07 and 0.05.
 """
 
 from collections.abc import Sequence
