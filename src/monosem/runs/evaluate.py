@@ -75,7 +75,8 @@ def evaluate(
             builtin subject, if it is the one.
 
     Raises:
-        UserError: the run, its subject model or its text is not there, or is damaged; or a part is unknown, or lacks a setting.
+        UserError: the run, its subject model or its text is not there, or is damaged; or a part is unknown, or lacks a
+            setting.
     """
     chosen = _chosen(suite, only)
     law = None if compute_law is None else load_compute_law(compute_law)
