@@ -37,7 +37,7 @@ from monosem.subject.model import SubjectModel
 
 # Examples worked through together: many, so that suffixes of one length fill whole passes and many are alike.
 GROUP_EXAMPLES = 1 << 13
-# Tokens in a pass on the CPU, for each thread: a layer's values then stay in its cache. 256 wide, averaged over suffixes
+# Tokens in a pass on the CPU, for each thread: a layer's values then stay in its cache. 256 wide, over suffixes
 # of 1 to 64 tokens: one thread of a busy machine 9,800 tokens/s (with 4096 tokens a pass 7,500); two threads 23.0
 # latents/s (with half of that a pass 20.9).
 _CPU_PASS_TOKENS = 1 << 9
