@@ -193,6 +193,7 @@ def test_the_table_tells_every_metric_and_fits_the_terminal(run):
         (Estimate(0.04834, 0.04612, 0.05052), False, "0.0483 [0.0461, 0.0505]"),
         (Estimate(31.9834, 31.97, 31.99), False, "31.983 [31.970, 31.990]"),
         (Estimate(0.0042, 0.002, 0.0064), True, "0.42% [0.20%, 0.64%]"),
+        (Estimate(31.99998, 31.999923, 32.0), False, "32.000 [32.000, 32.000]"),
         (Estimate(16.0, 16.0, 16.0), False, "16.0 [16.0, 16.0]"),
         (Estimate(0.0, 0.0, 0.0), True, "0% [0%, 0%]"),
         (Estimate(2.3456, None, None), False, "2.35"),

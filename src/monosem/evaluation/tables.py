@@ -158,13 +158,17 @@ def format_metric(name: str, estimate: Estimate) -> str:
 
 
 def format_estimate(estimate: Estimate, is_share: bool = False) -> str:
-    """``0.0483 [0.0461, 0.0505]``: two digits of the interval's width, or three of a bare value; shares in percent."""
+    """``0.0483 [0.0461, 0.0505]``: two digits of the interval's width, or three of a bare value; shares in percent.
+
+    Of a value that is known to more than five digits, five are shown.
+    """
     if estimate.value is None:
         return "not defined"
     value, *interval = (number * (100 if is_share else 1) for number in estimate if number is not None)
     width = interval[1] - interval[0] if interval else 0.0
     width = width if width > 1e-9 * abs(value) else 0.0
     finest = math.log10(width / 10) if width > 0 else math.log10(abs(value) / 100) if value else 0.0
+    finest = max(finest, math.log10(abs(value)) - 4) if value else finest
     decimals = min(6, max(0, -math.floor(finest)))
     first, *others = (f"{round(number, decimals) + 0.0:.{decimals}f}{'%' * is_share}" for number in (value, *interval))
     return f"{first} [{', '.join(others)}]" if others else first
