@@ -269,6 +269,7 @@ def test_suffixes_that_are_alike_run_once(lookback: SubjectModel, monkeypatch: p
     capture = SubjectModel.capture
     monkeypatch.setattr(SubjectModel, "capture", lambda self, *args: ran.append(len(args[0])) or capture(self, *args))
     monkeypatch.setattr(build, "_CPU_PASS_TOKENS", 6)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     sae = planted(({token_at(3): 1.0}, 0.0), ({token_at(4): 2.0}, 0.0))
     read = LastActivations(sae, lookback, Site(("seen",)), PLACES)
     suffixes = torch.tensor([[5, 3], [5, 4], [5, 3], [6, 3], [5, 3], [5, 4]])
