@@ -2,12 +2,13 @@
 
 import datetime
 import json
-import os
 import platform
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from monosem.files import append_line
 
 
 def append_row(path: Path, row: dict[str, Any], device: str) -> dict[str, Any]:
@@ -20,11 +21,7 @@ def append_row(path: Path, row: dict[str, Any], device: str) -> dict[str, Any]:
         "torch": torch.__version__,
         **row,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps(row) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    append_line(path, json.dumps(row))
     return row
 
 

@@ -13,7 +13,6 @@ are of, so it has others of its own: five million tokens, both gradients, at a s
 """
 
 import argparse
-import json
 import math
 from collections import defaultdict
 from dataclasses import replace
@@ -24,6 +23,7 @@ from cached_runs import Experiment, run_missing
 from rich.console import Console
 from rich.table import Table
 
+from monosem.runlog import read_json_lines
 from monosem.sae.architectures import ARCHITECTURES
 from monosem.sae.config import AutoencoderConfig
 from monosem.sae.initialise import InitialiseConfig
@@ -70,8 +70,7 @@ def at_target(row: dict[str, Any]) -> float:
 
 def show() -> None:
     by_architecture: dict[str, dict[float, dict[str, Any]]] = defaultdict(dict)
-    for line in RESULTS.read_text().splitlines():
-        row = json.loads(line)
+    for row in read_json_lines(RESULTS):
         by_architecture[row["architecture"]][row["multiple"]] = row
     multiples = sorted(MULTIPLES)
     table = Table("", *(f"× {multiple:g}" for multiple in multiples), "best", title="Normalised MSE as if at L0 32")
@@ -83,7 +82,7 @@ def show() -> None:
 
 
 def show_prolu() -> None:
-    rows = [json.loads(line) for line in PROLU_RESULTS.read_text().splitlines()]
+    rows = read_json_lines(PROLU_RESULTS)
     table = Table("gradient", "rate", "target L0", "L0", "normalised MSE", "as if at the target", "silent latents")
     table.title = "ProLU, five million tokens"
     for row in sorted(rows, key=lambda row: (row["prolu_gradient"], row["target_l0"], row["multiple"])):

@@ -1,7 +1,6 @@
 """Many small trainings on one cache of the bundled subject's activations: what the recorded experiments share."""
 
 import json
-import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +13,9 @@ from torch import Tensor
 from monosem.data.index import INDEX, open_shards
 from monosem.data.shuffle import shuffled_batches
 from monosem.data.sources import CachedActivations, Rows
+from monosem.files import append_line
 from monosem.randomness import derive_generator
+from monosem.runlog import read_json_lines
 from monosem.runs.cache import cache
 from monosem.runs.config import CacheConfig
 from monosem.runs.inputs import open_held_out, open_text
@@ -123,21 +124,17 @@ def run_missing(
         share: ``2/3`` runs every third of what is missing, from the second: for several processes side by side.
     """
     wanted = list(experiments)
-    rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    rows = read_json_lines(results) if results.exists() else []
     done = [{name: row[name] for name in wanted[0].columns} for row in rows]
     first, every = map(int, share.split("/"))
     missing = [experiment for experiment in wanted if experiment.columns not in done][first - 1 :: every]
     if not missing:
         return rows
     activations = open_activations(max(experiment.training.tokens for experiment in missing), console)
-    results.parent.mkdir(parents=True, exist_ok=True)
     for number, experiment in enumerate(missing, start=1):
         found = train_once(activations, experiment.autoencoder, experiment.start, experiment.training)
         row = {**experiment.columns, **found, "torch": torch.__version__, "device": "cpu"}
         rows.append(row)
-        with results.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(results, json.dumps(row))
         console.print(f"{number}/{len(missing)}  {row}", highlight=False, soft_wrap=True)
     return rows

@@ -9,7 +9,6 @@ are over the same held-out text, cut as an evaluation cuts it.
 
 import argparse
 import json
-import os
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,9 @@ from train_builtin_subject import BUNDLED, SIBLINGS
 from monosem.evaluation.bootstrap import Sums, bootstrap
 from monosem.evaluation.compute_law import BUILTIN_LAWS, ComputeLaw, fit_compute_law
 from monosem.evaluation.downstream import cross_entropy, log_probabilities, with_successor
-from monosem.evaluation.figures import BLUE, GREY, STYLE
+from monosem.evaluation.figures import BLUE, GREY, STYLE, plain_log_ticks, save_figure
+from monosem.files import append_line
+from monosem.runlog import read_json_lines
 from monosem.runs.inputs import open_held_out, open_text
 from monosem.subject import builtin
 from monosem.subject.loading import load_subject
@@ -51,8 +52,7 @@ def training_flops(directory: Path) -> int:
 
 
 def measure(console: Console) -> None:
-    rows = [json.loads(line) for line in LOSSES.read_text().splitlines()] if LOSSES.exists() else []
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    rows = read_json_lines(LOSSES) if LOSSES.exists() else []
     for name, directory in directories().items():
         measured = {row["context_length"] for row in rows if row["model"] == name}
         missing = [length for length in CONTEXT_LENGTHS if length not in measured]
@@ -71,10 +71,7 @@ def measure(console: Console) -> None:
                 "context_length": length,
                 **held_out_loss(subject, blocks.tokens, blocks.kept, documents),
             }
-            with LOSSES.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            append_line(LOSSES, json.dumps(row))
             console.print(row, highlight=False, soft_wrap=True)
 
 
@@ -98,9 +95,8 @@ def held_out_loss(subject: SubjectModel, tokens: Tensor, kept: Tensor, documents
 
 
 def fit(console: Console) -> None:
-    rows = [json.loads(line) for line in LOSSES.read_text().splitlines()]
     by_length: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
+    for row in read_json_lines(LOSSES):
         by_length[row["context_length"]].append(row)
     laws = {length: fit_compute_law([(row["flops"], row["loss"]) for row in by_length[length]]) for length in by_length}
     record = {str(length): {"points": [list(point) for point in laws[length].points]} for length in sorted(laws)}
@@ -144,13 +140,11 @@ def draw(rows: dict[int, list[dict[str, Any]]], laws: dict[int, ComputeLaw], pat
             axes.annotate(f" {length}", (line[-1], end), va="center", color=BLUE, alpha=shade, fontsize=8)
         axes.set_xscale("log")
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("{x:g}")
-        axes.tick_params(axis="y", which="minor", labelsize=7)
+        plain_log_ticks(axes.yaxis, *axes.get_ylim())
         axes.set_xlabel("Training compute (FLOPs)")
         axes.set_ylabel("Held-out cross-entropy (nats)")
         axes.set_title("Tokens of context beside each curve", fontsize=9, loc="left", color=GREY)
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+        save_figure(figure, path)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from monosem.evaluation.figures import BLUE, GREY, RED, STYLE
+from monosem.evaluation.figures import BLUE, GREY, RED, STYLE, save_figure
 
 RUNS, RESULTS = Path("build/evaluation"), Path("docs/results/evaluation")
 SIZES = (1024, 4096, 16384)
@@ -97,7 +97,7 @@ def draw(found: dict[str, Metrics], path: Path) -> None:
             axes.set_title(title, fontsize=9, loc="left")
         figure.supxlabel("Latents", fontsize=9)
         figure.axes[0].legend(frameon=False, fontsize=7)
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+        save_figure(figure, path)
 
 
 def draw_curve(

@@ -10,7 +10,6 @@ rate = c · (n / 4096)^a · (B / 2048)^b · (T / 1M)^g, fitted to these by least
 """
 
 import argparse
-import json
 import math
 from collections import defaultdict
 from pathlib import Path
@@ -21,6 +20,7 @@ from cached_runs import Experiment, run_missing
 from rich.console import Console
 from rich.table import Table
 
+from monosem.runlog import read_json_lines
 from monosem.sae.config import AutoencoderConfig
 from monosem.sae.initialise import InitialiseConfig
 from monosem.training.schedules import auto_learning_rate
@@ -63,7 +63,7 @@ def run(share: str, most_tokens: float) -> None:
 
 
 def read_rows() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    return read_json_lines(RESULTS)
 
 
 def by_setting(rows: list[dict[str, Any]]) -> dict[tuple[int, int, int], list[tuple[float, dict[str, Any]]]]:

@@ -6,6 +6,7 @@ The eager step is plain float32. The fused one chooses latents by a bfloat16 pro
 AuxK's products in bfloat16. Activations of the bundled subject, k = 32, learning rate 'auto'.
 """
 
+import argparse
 from pathlib import Path
 
 from cached_runs import Experiment, run_missing
@@ -33,6 +34,7 @@ def experiment(n_latents: int, seed: int, name: str) -> Experiment:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     experiments = [experiment(*run, name) for run in RUNS for name in STEPS]
     rows = run_missing(experiments, RESULTS, Console(stderr=True))
     table = Table("n", "seed", "step", "normalised MSE", "against eager", "dead share")

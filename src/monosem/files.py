@@ -66,6 +66,15 @@ def write_atomically(path: Path, data: bytes) -> None:
     sync_directory(path.parent)
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file, made with its directory where there is none; it is on the disk when this returns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(f"{line}\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
 class NotWrittenError(UserError):
     """The disk refused a file or a directory: it is full, or the place cannot be written."""
 

@@ -146,8 +146,7 @@ def comparison_figure(comparison: Comparison, path: Path) -> None:
             fontsize=7,
             color=GREY,
         )
-        undated: dict[str, Any] = {"metadata": {"Date": None}} if path.suffix == ".svg" else {}
-        figure.savefig(path, **undated)
+        save_figure(figure, path)
 
 
 def curve_style(number: int) -> tuple[str, str]:
@@ -186,6 +185,12 @@ def _draw_ratio(axes: Any, comparison: Comparison, curve: str, metric: str, colo
     band = [(each.l0, each.ratio.low, each.ratio.high) for each in points if each.ratio.low is not None]
     if band:
         axes.fill_between(*zip(*band, strict=True), color=color, alpha=0.18, linewidth=0)
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure; an SVG without the date, so that the same figure is the same file."""
+    undated: dict[str, Any] = {"metadata": {"Date": None}} if path.suffix == ".svg" else {}
+    figure.savefig(path, **undated)
 
 
 def plain_log_ticks(axis: Any, low: float, high: float) -> None:

@@ -106,35 +106,29 @@ def _probes(material: Material, config: SuiteConfig, seed: int, report: Report |
     return measure_probes(sae, subject, site, pool, config.probes, seed=seed, report=report).to_dict()
 
 
-def _n2g(
-    material: Material, config: SuiteConfig, seed: int, report: Report | None, unfinished: Unfinished
-) -> dict[str, Any]:
-    explained = [Explanation.from_dict(each, unfinished.place) for each in unfinished.found]
-    results = measure_n2g(
-        *material[:4],
-        config.n2g,
-        alive=material.alive,
-        seed=seed,
-        explained=explained,
-        done=lambda explanation: unfinished.keep(explanation.to_dict()),
-        report=report,
-    )
-    return results.to_dict()
+def _in_pieces(
+    name: str,
+    measure: Callable[..., Any],
+    read: Callable[[dict[str, Any], str], Any],
+    plain: Callable[[Any], dict[str, Any]],
+) -> Callable[..., dict[str, Any]]:
+    """A part that knows which latents are alive, and goes on from what an interrupted measurement left."""
 
+    def measured(
+        material: Material, config: SuiteConfig, seed: int, report: Report | None, unfinished: Unfinished
+    ) -> dict[str, Any]:
+        results = measure(
+            *material[:4],
+            getattr(config, name),
+            alive=material.alive,
+            seed=seed,
+            explained=[read(each, unfinished.place) for each in unfinished.found],
+            done=lambda piece: unfinished.keep(plain(piece)),
+            report=report,
+        )
+        return results.to_dict()
 
-def _words(
-    material: Material, config: SuiteConfig, seed: int, report: Report | None, unfinished: Unfinished
-) -> dict[str, Any]:
-    results = measure_words(
-        *material[:4],
-        config.words,
-        alive=material.alive,
-        seed=seed,
-        explained=[Reply.from_dict(each, unfinished.place) for each in unfinished.found],
-        done=lambda reply: unfinished.keep(reply._asdict()),
-        report=report,
-    )
-    return results.to_dict()
+    return measured
 
 
 def _on_sample(name: str, measure: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
@@ -150,7 +144,9 @@ def _on_sample(name: str, measure: Callable[..., Any]) -> Callable[..., dict[str
 
 PARTS: dict[str, Part] = {
     "probes": Part("Probes", "", 2, ("tasks", "probes"), _probes, _tasks_content),
-    "n2g": Part("N2G explanations", "", 2, ("n2g",), _n2g),
+    "n2g": Part(
+        "N2G explanations", "", 2, ("n2g",), _in_pieces("n2g", measure_n2g, Explanation.from_dict, Explanation.to_dict)
+    ),
     "ablation": Part("Ablation effects", "", 2, ("ablation",), _on_sample("ablation", measure_ablation)),
     "refinement": Part("Refined codes", "tokens", 1, ("refinement",), _on_sample("refinement", measure_refinement)),
     "progressive": Part(
@@ -162,7 +158,7 @@ PARTS: dict[str, Part] = {
         "",
         1,
         (),
-        _words,
+        _in_pieces("words", measure_words, Reply.from_dict, Reply._asdict),
         read=lambda config: config.words.measured,
         missing=lambda config: config.words.missing,
     ),

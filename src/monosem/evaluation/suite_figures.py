@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monosem.evaluation.figures import BLUE, GREEN, GREY, RED, STYLE, plain_log_ticks
+from monosem.evaluation.figures import BLUE, GREEN, GREY, RED, STYLE, plain_log_ticks, save_figure
 from monosem.evaluation.record import Evaluation
 
 SUFFIXES = (".png", ".svg")
@@ -33,8 +33,7 @@ def draw_suite(evaluation: Evaluation, directory: Path) -> list[Path]:
             figure = Figure(figsize=(5.4, 3.2), layout="constrained")
             draw(figure, source)
             for suffix in SUFFIXES:
-                undated: dict[str, Any] = {"metadata": {"Date": None}} if suffix == ".svg" else {}
-                figure.savefig(directory / f"{name}{suffix}", **undated)
+                save_figure(figure, directory / f"{name}{suffix}")
         drawn.append(directory / f"{name}.svg")
     return drawn
 

@@ -1,7 +1,8 @@
 """The evaluation of a run: its autoencoder on the held-out text, written into its directory."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,14 +134,21 @@ def evaluate_inputs(
     documents = torch.from_numpy(text.held_out.document_of(blocks.positions))
     content = _content(config, subject)
     basics = _basics(config, sae, subject, blocks, documents, content, law, console)
-    sample = take_sample(blocks, documents, blocks.kept, config.evaluation.eval_tokens)
-    alive = load_examples(config.out / EXAMPLES, n_latents=sae.n_latents).density > 0
-    material = Material(sae, subject, sae.provenance.site, sample, alive)
+    material = functools.cache(functools.partial(_material, config, sae, subject, blocks, documents))
     found = _parts(config, material, suite, parts, content, console)
     evaluation = _joined(basics, content["text"], found)
     write_figures(evaluation, config.out)
     save_evaluation(evaluation, config.out / EVALUATION)
     return evaluation
+
+
+def _material(
+    config: RunConfig, sae: Autoencoder, subject: SubjectModel, blocks: Blocks, documents: Tensor
+) -> Material:
+    assert sae.provenance is not None
+    sample = take_sample(blocks, documents, blocks.kept, config.evaluation.eval_tokens)
+    alive = load_examples(config.out / EXAMPLES, n_latents=sae.n_latents).density > 0
+    return Material(sae, subject, sae.provenance.site, sample, alive)
 
 
 def _joined(basics: Mapping[str, Any], text: str, parts: Mapping[str, Mapping[str, Any]]) -> Evaluation:
@@ -166,7 +174,7 @@ def _content(config: RunConfig, subject: SubjectModel) -> dict[str, Any]:
 
 def _parts(
     config: RunConfig,
-    material: Material,
+    material: Callable[[], Material],
     suite: SuiteConfig,
     chosen: Sequence[str],
     content: dict[str, Any],
@@ -183,7 +191,7 @@ def _parts(
                 seed, pieces = config.training.seed, Pieces(place.with_suffix(".unfinished.jsonl"), key)
                 unfinished = Unfinished(pieces.found, pieces.keep, str(pieces.path))
                 result = part.measure(
-                    material, suite, seed, lambda done, total: line.update(done, total=total), unfinished
+                    material(), suite, seed, lambda done, total: line.update(done, total=total), unfinished
                 )
             result = store_result(place, key, result)
             pieces.remove()

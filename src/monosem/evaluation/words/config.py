@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 from urllib.parse import urlsplit
 
+from monosem.config import require_positive
 from monosem.errors import UserError
 
 _ON_THE_WAY = ("key_variable", "concurrency", "timeout")
@@ -41,10 +42,9 @@ class WordsConfig:
     """Samples of latents behind each interval."""
 
     def __post_init__(self) -> None:
-        at_least = {"scored_contexts": 2, "retries": 0}
-        for name in ("latents", "examples", "scored_contexts", "answer_tokens", "concurrency", "retries"):
-            self._require_at_least(name, at_least.get(name, 1))
-        self._require_at_least("bootstrap_samples", 1)
+        require_positive(self, "latents", "examples", "answer_tokens", "concurrency", "bootstrap_samples")
+        self._require_at_least("scored_contexts", 2)
+        self._require_at_least("retries", 0)
         if not 0 < self.timeout < float("inf"):
             raise UserError(f"timeout={self.timeout} is no number of seconds above 0; give one.")
         if not self.key_variable:
