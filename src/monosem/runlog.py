@@ -24,6 +24,11 @@ class LogConfig:
 
     log_every: int = 20_000
     """Tokens between records in metrics.jsonl (each holds the means since the last)."""
+    held_out_points: int = 0
+    """How often the run records the normalised MSE of its averaged weights on held-out text, too: at token counts in
+    equal ratios, up to the run's end. It is measured with the first record from there on."""
+    held_out_tokens: int = 16_384
+    """Held-out tokens for these."""
     tensorboard: bool = False
     """Also write TensorBoard events, into the run's directory."""
     wandb_project: str | None = None
@@ -32,6 +37,10 @@ class LogConfig:
     def __post_init__(self) -> None:
         if self.log_every < 1:
             raise UserError(f"log_every={self.log_every} is below 1; give a positive number of tokens.")
+        if self.held_out_points < 0:
+            raise UserError(f"held_out_points={self.held_out_points} is negative; give 0 (none) or more.")
+        if self.held_out_tokens < 1:
+            raise UserError(f"held_out_tokens={self.held_out_tokens} is below 1; give a positive number of tokens.")
 
 
 @runtime_checkable

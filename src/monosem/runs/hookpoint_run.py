@@ -11,6 +11,7 @@ from monosem.config import to_dict
 from monosem.runlog import Sink, open_sinks
 from monosem.runs.config import RunConfig
 from monosem.runs.directory import AUTOENCODER, CHECKPOINTS
+from monosem.runs.held_out import HeldOutRows, curve_is_due, held_out_normalized_mse
 from monosem.sae.site import Site
 from monosem.sae.storage import save_autoencoder
 from monosem.training.checkpoint import Checkpoint, prune_checkpoints, save_checkpoint
@@ -30,14 +31,16 @@ class HookpointRun(AbstractContextManager["HookpointRun"]):
         trainer: Trainer,
         extent: Mapping[str, int],
         checkpoint: Checkpoint | None = None,
+        held_out: HeldOutRows | None = None,
     ) -> None:
         """
         Args:
             extent: sizes of what feeds the run, for the checkpoints: it must not change under the run.
             checkpoint: what the trainer was restored from.
+            held_out: what the held-out curve is measured on, if one is wanted.
         """
         self.config, self.site, self.trainer = config, site, trainer
-        self._extent = extent
+        self._extent, self._held_out = extent, held_out
         log: dict[str, Any] = checkpoint.record["log"] if checkpoint else {"sums": {}, "last": {}}
         self._sums: dict[str, float] = log["sums"]  # over the steps since the last record
         self._last_record: dict[str, float | int] = log["last"]
@@ -71,8 +74,13 @@ class HookpointRun(AbstractContextManager["HookpointRun"]):
     def _log(self) -> None:
         if not self._sums:
             return
-        self._last_record = self._means()
-        self._sums = {}
+        record = self._means()
+        before = int(self._last_record.get("tokens", 0))
+        budget = self.trainer.config.steps * self.trainer.config.batch_size
+        if self._held_out is not None and curve_is_due(self.config.log, budget, before, self.trainer.tokens):
+            averaged = self.trainer.averaged_autoencoder()
+            record["held_out_normalized_mse"] = held_out_normalized_mse(averaged, self._held_out)
+        self._last_record, self._sums = record, {}
         for sink in self._sinks:
             sink.log(self._last_record)
 

@@ -12,6 +12,7 @@ from monosem.errors import UserError
 from monosem.randomness import derive_generator
 from monosem.runs.config import RunConfig
 from monosem.runs.directory import CHECKPOINTS, PlannedRun
+from monosem.runs.held_out import HeldOutRows, held_out_reader
 from monosem.runs.hookpoint_run import HookpointRun
 from monosem.runs.inputs import Inputs
 from monosem.sae.architectures import new_autoencoder
@@ -45,7 +46,10 @@ def new_trainers(planned: Sequence[PlannedRun], inputs: Inputs) -> list[tuple[Pl
 
 def begun_runs(trainers: Iterable[tuple[PlannedRun, Trainer]], inputs: Inputs) -> Iterator[HookpointRun]:
     """Runs at their start."""
-    return (HookpointRun(run.config, run.site, trainer, inputs.extent) for run, trainer in trainers)
+    held_out = held_out_reader(inputs)
+    return (
+        HookpointRun(run.config, run.site, trainer, inputs.extent, held_out=held_out(run)) for run, trainer in trainers
+    )
 
 
 def continued_runs(planned: Sequence[PlannedRun], inputs: Inputs) -> Iterator[HookpointRun]:
@@ -57,7 +61,8 @@ def continued_runs(planned: Sequence[PlannedRun], inputs: Inputs) -> Iterator[Ho
     checkpoint = newest_common_checkpoint([run.config.out for run in planned])
     if checkpoint is None:
         return begun_runs(new_trainers(planned, inputs), inputs)
-    return (resumed_run(run, inputs, checkpoint) for run in planned)
+    held_out = held_out_reader(inputs)
+    return (resumed_run(run, inputs, checkpoint, held_out(run)) for run in planned)
 
 
 def _empty_autoencoder(run: PlannedRun, inputs: Inputs) -> Autoencoder:
@@ -124,7 +129,7 @@ def newest_common_checkpoint(directories: Sequence[Path]) -> str | None:
     return common[-1] if common else None
 
 
-def resumed_run(run: PlannedRun, inputs: Inputs, checkpoint: str) -> HookpointRun:
+def resumed_run(run: PlannedRun, inputs: Inputs, checkpoint: str, held_out: HeldOutRows | None = None) -> HookpointRun:
     """A run as a checkpoint left it; later ones, which not all runs of the job have, are removed.
 
     Raises:
@@ -150,4 +155,4 @@ def resumed_run(run: PlannedRun, inputs: Inputs, checkpoint: str) -> HookpointRu
     found = checkpoints(path.parent)
     for newer in found[found.index(path) + 1 :]:
         shutil.rmtree(newer)
-    return HookpointRun(config, run.site, trainer, inputs.extent, saved)
+    return HookpointRun(config, run.site, trainer, inputs.extent, saved, held_out)

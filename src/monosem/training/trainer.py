@@ -1,5 +1,6 @@
 """A training run's state, and the way it moves: batch in, state changed, report out."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -280,6 +281,15 @@ class Trainer:
         """End training: put the averaged weights in the place of the autoencoder's own."""
         for name, value in self.averaged_weights().items():
             self.parameters[name].copy_(value)
+
+    @torch.no_grad()
+    def averaged_autoencoder(self) -> Autoencoder:
+        """A copy of the autoencoder with the averaged weights, while training goes on."""
+        averaged = copy.deepcopy(self.sae)
+        weights = self.averaged_weights()
+        for name, parameter in averaged.named_parameters():
+            parameter.copy_(weights[name])
+        return averaged
 
     def states(self) -> dict[str, Mapping[str, Tensor]]:
         """All tensors of the run, by name, for a checkpoint."""
