@@ -21,8 +21,8 @@ latents that a token chose, and some parts are paid once a step for every weight
 subtraction, a division and a root count one each, a fused multiply-add two. Not counted, for these are no operations on
 floating-point numbers: choosing latents, which is comparing, and rounding to bfloat16, which is done on integers. Left
 out, for they are small: the bias that is added while choosing (about one in 2 · d of the product), and what is done to
-every entry of ``[batch, d_model]``, of the chosen values, and of AuxK's ``[dead, tokens]`` (one in 8 · d of its products
-each time).
+every entry of ``[batch, d_model]``, of the chosen values, and of AuxK's ``[dead, tokens]`` (each time one in 8 · d of
+its products).
 """
 
 from collections.abc import Mapping, Sequence
@@ -126,42 +126,32 @@ def executed_flops(
             missing or out of range.
     """
     sae = _without_weights(config, widths)
-    require_fitting(config.architecture, sae.has_penalty, training)
-    if training.step != "fused" or training.end_to_end != "none" or sae.W_enc.shape != sae.W_dec.shape:
-        raise UserError(
-            f"step='{training.step}', end_to_end='{training.end_to_end}' and widths {sae.d_model} → {sae.d_target} "
-            "make no fused step, the only one whose executed operations are counted; ask for dense_equivalent_flops."
-        )
+    _require_fused(sae, training)
     if not 0 <= dead <= sae.n_latents:
         raise UserError(f"dead={dead} is not between 0 and n_latents={sae.n_latents}.")
-    terms, actives = _terms(sae), _actives(sae, training, active)
-    chosen = max(actives) * training.batch_size
-    trained = sum(count for term, count in zip(terms, actives, strict=True) if term.trains_decoder)
+    actives = _actives(sae, training, active)
     size, d_model, batch_size = sae.W_dec.numel(), sae.d_model, training.batch_size
+    chosen = max(actives) * batch_size
     parameters = sum(parameter.numel() for parameter in sae.parameters() if parameter.requires_grad)
     has_auxk = dead > 0 and not sae.has_penalty and training.aux_coefficient > 0
-    gradients = {
-        "decoder_gradient": 2 * d_model * trained * batch_size,
-        "encoder_gradient": (2 * d_model + 1) * chosen,
-        "input_gradient": 2 * size,
-        "projection": 4 * size,
-    }
+    # AuxK's gradients come as rows, to be added to the dead latents' own.
     added = dead * (2 * d_model + 1) if has_auxk else 0
+    gradients = _gradients(sae, actives, batch_size)
+    # No gradient is stored: for its norm all of it is made, squared, and made again.
+    clipping = sum(gradients.values()) + added + 2 * (2 * size + sae.n_latents)
     parts = {
         "encoder": 2 * size * batch_size,
         "exact_candidates": (2 * d_model + 1) * chosen,
         "decoder": 2 * d_model * sum(actives) * batch_size,
-        "latent_gradients": 2 * d_model * len(terms) * chosen,
+        "latent_gradients": 2 * d_model * len(actives) * chosen,
         **gradients,
         "auxk": 8 * padded(dead) * d_model * _aux_tokens(training) + added if has_auxk else 0,
-        "clipping": 0,
+        "clipping": 0 if training.clip_norm is None else clipping,
         "adam": ADAM * parameters,
         "unit_rows": 3 * size + 2 * sae.n_latents,
-        "average": AVERAGE * parameters if training.ema_tokens != 0 else 0,
+        "average": 0 if training.ema_tokens == 0 else AVERAGE * parameters,
         "skip": _skip(sae) * batch_size,
     }
-    if training.clip_norm is not None:  # no gradient is stored: its norm takes all of it, and then it is taken again
-        parts["clipping"] = sum(gradients.values()) + added + 2 * (2 * size + sae.n_latents)
     return Flops(parts, batch_size)
 
 
@@ -203,6 +193,16 @@ def _terms(sae: Autoencoder) -> tuple[_Term, ...]:
     return (_Term(sae.n_latents),) * (2 if sae.config.multi_topk else 1)
 
 
+def _require_fused(sae: Autoencoder, training: TrainingConfig) -> None:
+    """Refuse a run that is none, or does not take the fused step."""
+    require_fitting(sae.config.architecture, sae.has_penalty, training)
+    if training.step != "fused" or training.end_to_end != "none" or sae.W_enc.shape != sae.W_dec.shape:
+        raise UserError(
+            f"step='{training.step}', end_to_end='{training.end_to_end}' and widths {sae.d_model} → {sae.d_target} "
+            "make no fused step, the only one whose executed operations are counted; ask for dense_equivalent_flops."
+        )
+
+
 def _actives(
     sae: Autoencoder, training: TrainingConfig, active: int | float | Sequence[int | float] | None
 ) -> tuple[int | float, ...]:
@@ -227,6 +227,18 @@ def _actives(
             f"active={active} does not give each term of the loss from 0 to as many latents as it has: {most}."
         )
     return actives
+
+
+def _gradients(sae: Autoencoder, actives: Sequence[int | float], batch_size: int) -> dict[str, int | float]:
+    """What the gradients of the large parameters cost the batch, without AuxK's."""
+    trained = sum(count for term, count in zip(_terms(sae), actives, strict=True) if term.trains_decoder)
+    size = sae.W_dec.numel()
+    return {
+        "decoder_gradient": 2 * sae.d_model * trained * batch_size,
+        "encoder_gradient": (2 * sae.d_model + 1) * max(actives) * batch_size,
+        "input_gradient": 2 * size,
+        "projection": 4 * size,
+    }
 
 
 def _aux_tokens(training: TrainingConfig) -> int:
