@@ -26,6 +26,14 @@ def to_dict(config: Any) -> dict[str, Any]:
     return {name: _plain(value) for name, value in values.items() if value is not None}
 
 
+def to_flat_dict(config: Any) -> dict[str, Any]:
+    """A configuration of one level of parts as plain values by dotted names: ``training.tokens``; None is left out."""
+    flat: dict[str, Any] = {}
+    for part, value in to_dict(config).items():
+        flat |= {f"{part}.{name}": each for name, each in value.items()} if isinstance(value, dict) else {part: value}
+    return flat
+
+
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         return to_dict(value)

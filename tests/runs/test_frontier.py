@@ -17,7 +17,7 @@ from monosem.errors import UserError
 from monosem.evaluation.basics import EvaluationConfig
 from monosem.evaluation.record import Evaluation
 from monosem.runlog import LogConfig, read_json_lines
-from monosem.runs import frontier as frontier_module
+from monosem.runs import groups
 from monosem.runs.config import CacheConfig, FrontierConfig, RunConfig
 from monosem.runs.train import Interrupted
 from monosem.sae.architectures import ARCHITECTURES
@@ -244,7 +244,7 @@ def test_a_frontier_killed_while_a_group_is_evaluated_trains_none_of_it_again(
     assert_same: Compare,
 ) -> None:
     config = make_frontier(tmp_path / "cut")
-    evaluate = frontier_module.evaluate_inputs
+    evaluate = groups.evaluate_inputs
 
     def killed_there(run: RunConfig, *rest: Any) -> Evaluation:
         if run.out.name == NAMES[evaluated]:
@@ -252,7 +252,7 @@ def test_a_frontier_killed_while_a_group_is_evaluated_trains_none_of_it_again(
         return evaluate(run, *rest)
 
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
-        patch.setattr(frontier_module, "evaluate_inputs", killed_there)
+        patch.setattr(groups, "evaluate_inputs", killed_there)
         monosem.frontier(config, console=console)
     before = {name: files(config.out / name) for name in NAMES[:2]}
     assert [config.out / name / "eval.json" in before[name] for name in NAMES[:2]] == [evaluated == 1, False]

@@ -1,14 +1,24 @@
-"""The CPU's kernels with numbers that count: their own source, interpreted, one operation after the other."""
+"""Sweeps on a tiny subject; and the CPU's kernels with numbers that count: their own source, interpreted."""
 
+import io
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from monosem.evaluation.basics import EvaluationConfig
 from monosem.ops import cpu
+from monosem.runlog import LogConfig
+from monosem.sae.config import AutoencoderConfig
+from monosem.scaling.config import Grid, SweepConfig
+from monosem.subject.model import SubjectConfig
+from monosem.subject.text import TextConfig
+from monosem.training.trainer import TrainingConfig
 
 
 class Tally:
@@ -187,3 +197,28 @@ def tally(monkeypatch: pytest.MonkeyPatch) -> Tally:
     for name, only in kernels.items():
         monkeypatch.setattr(cpu, name, counted(getattr(cpu, name), tally, only))
     return tally
+
+
+@pytest.fixture
+def console() -> Console:
+    return Console(file=io.StringIO(), width=200)
+
+
+@pytest.fixture
+def make_sweep(whole_jobs: None, tiny_subject: Path, tiny_text: Path) -> Callable[..., SweepConfig]:
+    """Makes a sweep of 20 steps a run over the grids given, as changed by keywords."""
+
+    def make(out: Path, *grids: Grid, training: dict[str, Any] | None = None, **changes: Any) -> SweepConfig:
+        base: dict[str, Any] = {
+            "subject": SubjectConfig(subject=str(tiny_subject), device="cpu", context_length=16),
+            "text": TextConfig(text=(str(tiny_text),)),
+            "autoencoder": AutoencoderConfig(**({} if all(grid.n_latents for grid in grids) else {"n_latents": 48})),
+            "training": TrainingConfig(
+                **{"tokens": 640, "batch_size": 32, "checkpoint_every": 200, "learning_rate": 5e-3, **(training or {})}
+            ),
+            "evaluation": EvaluationConfig(eval_tokens=400, downstream_tokens=100, bootstrap_samples=10),
+            "log": LogConfig(log_every=64, held_out_points=4, held_out_tokens=200),
+        }
+        return SweepConfig(out=out, grid=grids, **{**base, **changes})
+
+    return make

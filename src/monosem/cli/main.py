@@ -1,4 +1,4 @@
-"""The command line: ``monosem quickstart | train | cache | eval | compare | frontier | inspect | tasks``."""
+"""The command line: ``monosem quickstart | train | cache | eval | compare | frontier | sweep | inspect | tasks``."""
 
 import difflib
 import importlib
@@ -19,6 +19,7 @@ COMMANDS = {
     "eval": "evaluate a run's autoencoder on held-out text",
     "compare": "set evaluated runs side by side, in a table and a figure",
     "frontier": "train architectures and sparsities from one stream of activations, and compare them",
+    "sweep": "train grids of runs, on one machine or many, into one table of results",
     "inspect": "show a text token by token with its strongest latents",
     "tasks": "list the questions that an evaluation's probes are asked",
 }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from monosem.config import to_dict
+from monosem.config import to_flat_dict
 from monosem.errors import UserError
 from monosem.evaluation import comparison
 from monosem.evaluation.comparison import Comparison, Run
@@ -191,11 +191,10 @@ def curve_names(configs: Mapping[Path, RunConfig]) -> dict[Path, str]:
 
 def _settings(config: RunConfig) -> dict[str, Any]:
     """What may change a run's curve, flat: ``autoencoder.n_latents`` and the like."""
-    flat: dict[str, Any] = {}
-    for part, value in to_dict(config).items():
-        flat |= {f"{part}.{name}": each for name, each in value.items()} if isinstance(value, dict) else {part: value}
     return {
-        key: value for key, value in flat.items() if key not in _OF_SPARSITY and not key.startswith(_NOT_OF_THE_RESULT)
+        key: value
+        for key, value in to_flat_dict(config).items()
+        if key not in _OF_SPARSITY and not key.startswith(_NOT_OF_THE_RESULT)
     }
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from monosem.errors import UserError
 from monosem.evaluation.basics import EvaluationConfig
@@ -102,33 +103,31 @@ class FrontierConfig(RunConfig):
         return [self._run(*place) for place in grid]
 
     def _run(self, architecture: str, n_latents: int, l0: int) -> RunConfig:
-        own = own_settings(self.autoencoder, architecture)
-        training, has_penalty = self.training, ARCHITECTURES[architecture].has_penalty
-        if has_penalty:
-            unused = {name: getattr(TrainingConfig(), name) for name in ("aux_coefficient", "k_aux", "aux_share")}
-            training = dataclasses.replace(training, target_l0=float(l0), **unused)
-        else:
-            own["k"] = l0
-        autoencoder = AutoencoderConfig(
-            architecture=architecture,
-            n_latents=n_latents,
-            preprocess=self.autoencoder.preprocess,
-            encoder_bias=self.autoencoder.encoder_bias,
-            crosscoder=self.autoencoder.crosscoder,
-            skip=self.autoencoder.skip,
-            **own,
-        )
-        return RunConfig(
-            out=self.out / f"{architecture}-{n_latents}-{l0}",
-            activations=self.activations,
-            subject=self.subject,
-            text=self.text,
-            autoencoder=autoencoder,
-            initialise=self.initialise,
-            training=training,
-            evaluation=self.evaluation,
-            log=self.log,
-        )
+        autoencoder, training = of_architecture(self.autoencoder, self.training, architecture, n_latents, l0)
+        shared: dict[str, Any] = {**shared_settings(self), "autoencoder": autoencoder, "training": training}
+        return RunConfig(out=self.out / f"{architecture}-{n_latents}-{l0}", **shared)
+
+
+def shared_settings(config: RunConfig) -> dict[str, Any]:
+    """The settings of a grid's runs as the grid has them; each run changes those in which it differs."""
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(RunConfig) if field.name != "out"}
+
+
+def of_architecture(
+    autoencoder: AutoencoderConfig, training: TrainingConfig, architecture: str, n_latents: int, l0: int
+) -> tuple[AutoencoderConfig, TrainingConfig]:
+    """Settings for an architecture of so many latents, of which about ``l0`` are active a token.
+
+    By k where the architecture has one, else by ``target_l0``. Settings that it has no use for are left out.
+    """
+    own = own_settings(autoencoder, architecture)
+    if ARCHITECTURES[architecture].has_penalty:
+        unused = {name: getattr(TrainingConfig(), name) for name in ("aux_coefficient", "k_aux", "aux_share")}
+        training = dataclasses.replace(training, target_l0=float(l0), **unused)
+    else:
+        own["k"] = l0
+    shared = {name: getattr(autoencoder, name) for name in ("preprocess", "encoder_bias", "crosscoder", "skip")}
+    return AutoencoderConfig(architecture=architecture, n_latents=n_latents, **shared, **own), training
 
 
 def text_limit(text: TextConfig, training_tokens: int, eval_tokens: int) -> int | None:

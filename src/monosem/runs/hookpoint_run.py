@@ -104,9 +104,18 @@ class HookpointRun(AbstractContextManager["HookpointRun"]):
     def _is_end_to_end(self) -> bool:
         return self.trainer.config.end_to_end != "none"
 
+    def _last_numbers(self) -> dict[str, float | int]:
+        """Those last logged; before the first log, of the steps so far."""
+        return self._last_record or (self._means() if self._sums else {})
+
+    @property
+    def last_normalized_mse(self) -> float | None:
+        """The training batches' in the last log."""
+        return self._last_numbers().get("normalized_mse")
+
     def news(self) -> list[str]:
         """The last logged numbers, for the live line."""
-        record = self._last_record or (self._means() if self._sums else {})
+        record = self._last_numbers()
         if not record:
             return []
         return [f"nmse {record['normalized_mse']:.4f}", f"L0 {record['l0']:.1f}", f"dead {record['dead_share']:.1%}"]

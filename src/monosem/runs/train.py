@@ -1,7 +1,7 @@
 """Training, from a configuration to a run's directory; and going on after an interruption."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -99,13 +99,19 @@ def _train_and_evaluate(
 
 
 def train_side_by_side(
-    inputs: Inputs, opening: Iterable[HookpointRun], console: "Console", *, how_to_go_on: str
+    inputs: Inputs,
+    opening: Iterable[HookpointRun],
+    console: "Console",
+    *,
+    how_to_go_on: str,
+    whole: Callable[[int], str] | None = None,
 ) -> list[RunConfig]:
     """Train runs from one stream of batches, and save their autoencoders: each as it would be trained alone.
 
     Args:
         opening: runs of the same batch size, budget, seed and shuffle, as many steps on; opened one by one, and closed
             whatever happens.
+        whole: of tokens trained on, words for the live line about the job that these runs are a part of.
 
     Returns:
         The runs' configurations.
@@ -117,7 +123,7 @@ def train_side_by_side(
     with ExitStack() as stack:
         runs = [stack.enter_context(run) for run in opening]
         _describe(inputs, runs, console)
-        _serve_batches(inputs, runs, console, how_to_go_on)
+        _serve_batches(inputs, runs, console, how_to_go_on, whole)
         for run in runs:
             run.save_autoencoder()
     return [run.config for run in runs]
@@ -153,7 +159,13 @@ def _sparsity(trainer: Trainer) -> str:
     return f"sparsity coefficient {trainer.config.sparsity_coefficient:g}"
 
 
-def _serve_batches(inputs: Inputs, runs: Sequence[HookpointRun], console: "Console", how_to_go_on: str) -> None:
+def _serve_batches(
+    inputs: Inputs,
+    runs: Sequence[HookpointRun],
+    console: "Console",
+    how_to_go_on: str,
+    whole: Callable[[int], str] | None,
+) -> None:
     """Serve every batch to every run until the budget is spent or a signal comes."""
     training, first = runs[0].trainer.config, runs[0].trainer.progress.batches
     total = training.steps * training.batch_size
@@ -165,7 +177,8 @@ def _serve_batches(inputs: Inputs, runs: Sequence[HookpointRun], console: "Conso
         for index in range(first, training.steps):
             batch = next(batches)
             bad = [run for run in runs if not run.step(batch.activations, _end_to_end(batch, run))]
-            line.update(runs[0].trainer.tokens, runs[0].news())
+            tokens = runs[0].trainer.tokens
+            line.update(tokens, [*_news(runs), *([] if whole is None else [whole(tokens)])])
             reports = [_report_bad_batch(run, batch, inputs, console) for run in bad]
             is_last = index + 1 == training.steps
             given_up = [
@@ -179,6 +192,14 @@ def _serve_batches(inputs: Inputs, runs: Sequence[HookpointRun], console: "Conso
                 raise UserError(given_up[0])
             if interruption.received:
                 raise Interrupted(interruption.received, how_to_go_on)
+
+
+def _news(runs: Sequence[HookpointRun]) -> list[str]:
+    """The last numbers of a run; of several the errors, from the least to the largest."""
+    if len(runs) == 1:
+        return runs[0].news()
+    errors = [error for run in runs if (error := run.last_normalized_mse) is not None]
+    return [f"nmse {min(errors):.4f} to {max(errors):.4f}"] if errors else []
 
 
 def _batches(inputs: Inputs, training: TrainingConfig, first: int) -> Iterator[Batch]:

@@ -103,6 +103,11 @@ class SubjectModel:
         return self._text_config.hidden_size
 
     @property
+    def n_parameters(self) -> int:
+        """Parameters, embeddings included; those that are shared count once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
     def max_context_length(self) -> int | None:
         """The most tokens a block may have; None where the architecture sets no limit."""
         return getattr(self._text_config, "max_position_embeddings", None)
