@@ -7,7 +7,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "monosem"
 
 FLOORS = (
     {"errors", "files", "randomness", "config", "runlog", "ops", "distributed"},
-    {"sae", "subject", "data"},
+    {"sae", "subject", "data", "laws"},
     {"training", "evaluation", "interop"},
     {"runs"},
     {"scaling", "viewer"},

@@ -16,6 +16,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from monosem.errors import UserError
+from monosem.laws.fit import fit_law
+from monosem.laws.forms import IRREDUCIBLE
 from monosem.subject.builtin import MODEL_DIRECTORY
 
 FEWEST_POINTS = 4
@@ -57,13 +59,11 @@ def compute_equivalent(
 
 
 def fit_compute_law(points: Sequence[tuple[float, float]]) -> ComputeLaw:
-    """Least squares of log L, from many starts.
+    """Least squares of log L with a robust loss, from many starts.
 
     Raises:
         UserError: there are too few points, or the loss does not fall with compute.
     """
-    from scipy.optimize import least_squares
-
     if len({compute for compute, _ in points}) < FEWEST_POINTS:
         raise UserError(f"A law of compute needs {FEWEST_POINTS} points of different compute, not {len(points)}.")
     if any(not (0 < value < float("inf")) for point in points for value in point):
@@ -72,32 +72,10 @@ def fit_compute_law(points: Sequence[tuple[float, float]]) -> ComputeLaw:
     compute, loss = np.array(points).T
     if np.polyfit(np.log(compute), np.log(loss), 1)[0] >= 0:
         raise UserError("The points of a law of compute do not fall: the loss is to decrease with compute.")
-
-    def losses(parameters: Any) -> Any:
-        share, log_scale, log_exponent = parameters
-        return share * loss.min() + np.exp(-np.exp(log_exponent) * (np.log(compute) - log_scale))
-
-    bounds = ([0.0, -np.inf, np.log(1e-3)], [1.0 - 1e-9, np.inf, np.log(10.0)])
-    found = [
-        least_squares(
-            lambda parameters: np.log(losses(parameters)) - np.log(loss),
-            (share, _start(compute, loss - share * loss.min(), exponent), np.log(exponent)),
-            bounds=bounds,
-            x_scale=(0.1, 1.0, 0.1),
-            xtol=1e-14,
-            ftol=1e-14,
-            gtol=1e-14,
-        )
-        for share in (0.0, 0.3, 0.6, 0.9)
-        for exponent in (0.05, 0.2, 0.6)
-    ]
-    share, log_scale, log_exponent = min(found, key=lambda each: each.cost).x
-    return ComputeLaw(float(share * loss.min()), float(np.exp(log_scale)), float(np.exp(log_exponent)), tuple(points))
-
-
-def _start(compute: Any, above: Any, exponent: float) -> float:
-    """The log C₁ by which a law of this exponent comes nearest to what is above its irreducible loss."""
-    return float(np.mean(np.log(compute) + np.log(above) / exponent))
+    found = fit_law(IRREDUCIBLE, compute, y=loss, samples=0).parameters
+    irreducible, scale, exponent = (found[name].value for name in ("irreducible", "scale", "exponent"))
+    assert irreducible is not None and scale is not None and exponent is not None
+    return ComputeLaw(irreducible, scale, exponent, tuple(points))
 
 
 def builtin_compute_law(context_length: int) -> ComputeLaw | None:

@@ -1,0 +1,110 @@
+"""What is read from curves of training: where a run has converged, and the frontier of many runs."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from numpy import ndarray
+
+from monosem.errors import UserError
+from monosem.laws.law import UndeterminedError, refuse_unless_positive
+
+
+class Convergence(NamedTuple):
+    """Where a run has converged."""
+
+    tokens: float
+    loss: float
+
+
+def convergence(
+    tokens: Float64[ndarray, " measured"], loss: Float64[ndarray, " measured"], *, gain: float = 0.01
+) -> Convergence | None:
+    """The first T at which going on to 2 T tokens lowers the loss by less than ``gain``, a share of it.
+
+    Between measurements log loss is linear in log tokens. A loss that rises has converged. None if no measured doubling
+    gains so little: nothing is extrapolated. The curve is taken as it is: noise of the order of ``gain`` between two
+    measurements ends it too early, so give the mean over enough held-out tokens.
+
+    Raises:
+        UserError: tokens do not grow, a value is not positive, or the gain is no share.
+    """
+    if not 0 < gain < 1:
+        raise UserError(f"gain={gain} is no share of a loss; choose one between 0 and 1.")
+    log_tokens, log_loss = _logarithms("tokens", tokens, loss)
+    doubled = np.log(2)
+    at = np.unique(np.concatenate([log_tokens, log_tokens - doubled]))
+    at = at[(at >= log_tokens[0]) & (at <= log_tokens[-1] - doubled)]
+    # Between these the change by doubling is linear, so its first crossing is exact.
+    change = np.interp(at + doubled, log_tokens, log_loss) - np.interp(at, log_tokens, log_loss)
+    excess = change - np.log1p(-gain)
+    has_converged = np.flatnonzero(excess > 0)
+    if len(has_converged) == 0:
+        return None
+    first = int(has_converged[0])
+    where = at[0] if first == 0 else np.interp(0.0, excess[first - 1 : first + 1], at[first - 1 : first + 1])
+    return Convergence(float(np.exp(where)), float(np.exp(np.interp(where, log_tokens, log_loss))))
+
+
+class Curve(NamedTuple):
+    """What a run had spent and reached as it went on."""
+
+    size: float
+    """Latents of the run."""
+    compute: Float64[ndarray, " measured"]
+    loss: Float64[ndarray, " measured"]
+
+
+class Envelope(NamedTuple):
+    """The least loss of all curves at points of compute."""
+
+    compute: Float64[ndarray, " points"]
+    loss: Float64[ndarray, " points"]
+    best: Int64[ndarray, " points"]
+    """The number of the curve that gives it."""
+
+
+def envelope(curves: Sequence[Curve], *, per_decade: int = 10) -> Envelope:
+    """The least loss at each point of a grid even in log compute, where it is a frontier.
+
+    That is where the best run's size is between sizes: a smaller and a larger one have been measured at that compute
+    too. Elsewhere the best size may be one that was not measured.
+
+    Raises:
+        UndeterminedError: there is no such point.
+        UserError: compute does not grow along a curve, or a value is not positive.
+    """
+    logs = [_logarithms("compute", curve.compute, curve.loss) for curve in curves]
+    grid = _grid(logs, per_decade)
+    losses = np.array([np.interp(grid, *log, left=np.inf, right=np.inf) for log in logs]).reshape(len(logs), len(grid))
+    is_measured = np.isfinite(losses)
+    sizes = np.array([curve.size for curve in curves])[:, None]
+    best = losses.argmin(axis=0) if len(logs) else np.zeros(0, dtype=np.int64)
+    best_size = sizes[best, 0]
+    has_smaller = (is_measured & (sizes < best_size)).any(axis=0)
+    has_larger = (is_measured & (sizes > best_size)).any(axis=0)
+    kept = is_measured.any(axis=0) & has_smaller & has_larger
+    if not kept.any():
+        raise UndeterminedError(
+            "The curves have no frontier: nowhere is the best run's size between two others measured at that compute; "
+            "train smaller and larger sizes, for longer."
+        )
+    return Envelope(np.exp(grid[kept]), np.exp(losses.min(axis=0)[kept]), best[kept].astype(np.int64))
+
+
+def _grid(logs: Sequence[tuple[ndarray, ndarray]], per_decade: int) -> Float64[ndarray, " grid"]:
+    """Whole multiples of a step, so that the same compute is asked of every choice of curves."""
+    step = np.log(10) / per_decade
+    ends = [end for log_compute, _ in logs for end in (log_compute[0], log_compute[-1])]
+    if not ends:
+        return np.zeros(0)
+    return step * np.arange(np.ceil(min(ends) / step), np.floor(max(ends) / step) + 1)
+
+
+def _logarithms(name: str, spent: ndarray, loss: ndarray) -> tuple[ndarray, ndarray]:
+    if spent.shape != loss.shape or len(spent) == 0 or not bool((np.diff(spent) > 0).all()):
+        raise UserError(f"{name} of a curve must grow from one loss to the next; sort it, with one loss for each.")
+    refuse_unless_positive(name, spent)
+    refuse_unless_positive("loss", loss)
+    return np.log(spent), np.log(loss)
