@@ -104,8 +104,9 @@ class Law:
     def predict(self, *variables: Numbers, observed: bool = False) -> Prediction:
         """The law at points given by each variable's values; as many of each, or one for all.
 
-        The best fit's value, and the middle 95% of the samples' values. Defined, with an honest interval, even where a
-        single parameter is not determined; NaN without samples. ``observed`` adds the noise of one more measurement to the interval.
+        The best fit's value, and the middle 95% of the samples' values (NaN without samples). Defined, with an honest
+        interval, even where a single parameter is not determined. ``observed`` adds the noise of one more measurement
+        to the interval.
         """
         terms = self.form.terms(logarithms(self.form, variables))
         value, samples = log_values(terms, self.best[None])[0], log_values(terms, self.samples)

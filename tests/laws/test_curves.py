@@ -1,0 +1,117 @@
+"""Convergence and the frontier, against their literal definitions."""
+
+import math
+
+import numpy as np
+import pytest
+
+from monosem.errors import UserError
+from monosem.laws.curves import Curve, convergence, envelope
+from monosem.laws.law import UndeterminedError
+
+
+def interpolated(x: float, xs: np.ndarray, ys: np.ndarray) -> float:
+    """Log y, linear in log x."""
+    for left in range(len(xs) - 1):
+        if xs[left] <= x <= xs[left + 1]:
+            share = math.log(x / xs[left]) / math.log(xs[left + 1] / xs[left])
+            return math.exp((1 - share) * math.log(ys[left]) + share * math.log(ys[left + 1]))
+    raise AssertionError(x)
+
+
+def test_a_known_curve_converges_where_it_should() -> None:
+    tokens = np.geomspace(1e3, 1e8, 5000)
+    found = convergence(tokens, 0.2 * (1 + 1e4 / tokens))
+    # 1 − (1 + c/2) / (1 + c) = 1%: c = 1/49, at T = 49e4.
+    assert found is not None
+    assert found.tokens == pytest.approx(49e4, rel=1e-4)
+    assert found.loss == pytest.approx(0.2 * 50 / 49, rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_convergence_is_the_first_doubling_that_gains_too_little(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    tokens = np.cumsum(generator.uniform(1e4, 2e5, 23))
+    loss = (0.1 + (tokens / 1e4) ** -0.7) * np.exp(0.002 * generator.standard_normal(23))
+    found = convergence(tokens, loss, gain=0.03)
+    candidates = np.geomspace(tokens[0], tokens[-1] / 2 * (1 - 1e-12), 20_001)
+    first = next(
+        (at for at in candidates if interpolated(2 * at, tokens, loss) > 0.97 * interpolated(at, tokens, loss)), None
+    )
+    assert (found is None) == (first is None)
+    if found is not None and first is not None:
+        assert found.tokens == pytest.approx(first, rel=2e-4)
+        assert found.loss == pytest.approx(interpolated(found.tokens, tokens, loss), rel=1e-9)
+
+
+def test_a_run_that_was_too_short_has_not_converged() -> None:
+    tokens = np.geomspace(1e5, 1e7, 20)
+    assert convergence(tokens, tokens**-0.1) is None  # every doubling lowers it by 6.7%
+    assert convergence(np.array([1e5, 1.9e5]), np.array([1.0, 1.0])) is None  # no doubling was measured
+    assert convergence(np.array([1e5]), np.array([1.0])) is None
+
+
+def test_a_loss_that_rises_has_converged() -> None:
+    tokens = np.array([1e5, 2e5, 4e5, 8e5])
+    found = convergence(tokens, np.array([1.0, 0.5, 0.6, 0.7]))
+    # By doubling at 2^s · 1e5, s from 0 to 1, log loss changes by (1 − s) log 0.5 + s log 1.2.
+    share = (math.log(0.99) - math.log(0.5)) / (math.log(1.2) - math.log(0.5))
+    assert found is not None
+    assert found.tokens == pytest.approx(1e5 * 2**share)
+
+
+def test_a_flat_loss_has_converged_at_once() -> None:
+    assert convergence(np.array([3.0, 5.0, 7.0]), np.array([2.0, 2.0, 2.0])) == (pytest.approx(3.0), pytest.approx(2.0))
+
+
+def test_curves_out_of_order_are_refused() -> None:
+    with pytest.raises(UserError, match="tokens of a curve must grow"):
+        convergence(np.array([2.0, 1.0]), np.array([1.0, 1.0]))
+    with pytest.raises(UserError, match=r"loss=-1.0 is no point"):
+        convergence(np.array([1.0, 2.0]), np.array([1.0, -1.0]))
+    with pytest.raises(UserError, match=r"gain=1.0 is no share"):
+        convergence(np.array([1.0, 2.0]), np.array([1.0, 1.0]), gain=1.0)
+
+
+def curves_of(sizes: list[float], seed: int = 0) -> list[Curve]:
+    """L(n, C) = 0.05 + n^−0.3 + (C / n)^−0.5, each size over a range of compute of its own."""
+    generator = np.random.default_rng(seed)
+    found: list[Curve] = []
+    for size in sizes:
+        compute = size * np.sort(generator.uniform(3, 3e4, 60))
+        found.append(Curve(size, compute, 0.05 + size**-0.3 + (compute / size) ** -0.5))
+    return found
+
+
+def test_the_envelope_is_the_least_loss_between_measured_sizes() -> None:
+    curves = curves_of([256.0, 1024.0, 4096.0, 1024.0, 16384.0])
+    found = envelope(curves, per_decade=7)
+    kept = 0
+    for power in range(80):
+        compute = 10 ** (power / 7)
+        losses = {
+            number: interpolated(compute, curve.compute, curve.loss)
+            for number, curve in enumerate(curves)
+            if curve.compute[0] <= compute <= curve.compute[-1]
+        }
+        if not losses:
+            continue
+        best = min(losses, key=lambda number: losses[number])
+        sizes = [curves[number].size for number in losses]
+        if min(sizes) < curves[best].size < max(sizes):
+            assert found.compute[kept] == pytest.approx(compute)
+            assert found.loss[kept] == pytest.approx(losses[best])
+            assert found.best[kept] == best
+            kept += 1
+    assert kept == len(found.compute) > 5
+
+
+def test_the_frontier_ends_where_the_best_size_is_at_the_edge() -> None:
+    sizes = [2.0**power for power in range(8, 18)]
+    curves = curves_of(sizes)
+    found = envelope(curves)
+    assert {curves[number].size for number in found.best} <= set(sizes[1:-1])
+    with pytest.raises(UndeterminedError, match="no frontier"):
+        envelope(curves[:2])
+    with pytest.raises(UndeterminedError, match="no frontier"):
+        envelope([])
