@@ -24,7 +24,7 @@ from monosem.scaling.shares import Share, stream_of, take_share, total_work
 if TYPE_CHECKING:
     from rich.console import Console
 
-SWEEP = "sweep.toml"
+CONFIG = "config.toml"
 HOW_TO_GO_ON = "the same command"
 
 
@@ -115,7 +115,7 @@ def _make(config: SweepConfig) -> None:
         (config.out / RUNS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"out={config.out} cannot be made: {error.strerror}; choose another place.") from error
-    write_atomically(config.out / SWEEP, to_toml(config).encode())
+    write_atomically(config.out / CONFIG, to_toml(config).encode())
 
 
 def _open(run: RunConfig, console: "Console") -> Inputs:
