@@ -56,7 +56,7 @@ class Shape(NamedTuple):
 
 
 BUNDLED = Shape(256, 6, 4)
-SIBLINGS = (Shape(32, 2, 1), Shape(64, 3, 1), Shape(96, 4, 2), Shape(128, 4, 2), Shape(192, 5, 3))
+SIBLINGS = (Shape(32, 2, 1), Shape(64, 3, 1), Shape(96, 4, 2), Shape(128, 4, 2))
 
 
 def split_corpus() -> tuple[Documents, Documents]:

@@ -1,4 +1,4 @@
-"""The command line: ``monosem quickstart | train | cache | eval | compare | frontier | sweep | inspect | tasks``."""
+"""The command line: ``monosem COMMAND``, a file for each command."""
 
 import difflib
 import importlib
@@ -20,6 +20,8 @@ COMMANDS = {
     "compare": "set evaluated runs side by side, in a table and a figure",
     "frontier": "train architectures and sparsities from one stream of activations, and compare them",
     "sweep": "train grids of runs, on one machine or many, into one table of results",
+    "fit": "fit scaling laws to the results of sweeps: figures, tables, coefficients with intervals",
+    "recommend": "say what to train for an amount of compute, by fitted laws",
     "inspect": "show a text token by token with its strongest latents",
     "tasks": "list the questions that an evaluation's probes are asked",
 }

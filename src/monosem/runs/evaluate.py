@@ -212,7 +212,8 @@ def _basics(
 ) -> dict[str, Any]:
     """What every evaluation measures, with the examples and the documents' sums in their files."""
     assert sae.provenance is not None
-    key = content_key(content, {"version": BASICS_VERSION, "law": law})
+    read = None if law is None else law.points or law  # points are fitted anew, to slightly other last digits perhaps
+    key = content_key(content, {"version": BASICS_VERSION, "law": read})
     place, files = config.out / RESULTS / "basics.json", (config.out / EXAMPLES, config.out / DOCUMENT_SUMS)
     if (stored := stored_result(place, key, files)) is not None:
         return stored

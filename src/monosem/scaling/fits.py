@@ -28,6 +28,8 @@ class FittedLaw(NamedTuple):
     """The law's variables and ``y`` at each point; further columns are for the reader."""
     extrapolation: Extrapolation | None = None
     """What the law fitted to all but the largest size says of that."""
+    sizes: Law | None = None
+    """Of a frontier: its best number of latents against compute."""
 
 
 class Fits(NamedTuple):
@@ -48,14 +50,15 @@ def fit_learning_rate(rows: Sequence[Row], config: FitConfig) -> Fits:
     left_out: dict[str, str] = {}
 
     def of_setting(members: Sequence[Row]) -> FittedLaw:
-        points: Columns = {"x": [], "y": [], "loss": []}
+        points: Columns = {"x": [], "y": [], "loss": [], "k": [], "tokens": []}
         for n, swept in by(members, lambda row: row["n_latents"]).items():
             try:
                 found = optimum([row["learning_rate"] for row in swept], [row["normalized_mse"] for row in swept])
             except UndeterminedError as error:
                 left_out[f"n = {n:,}"] = str(error)
                 continue
-            for name, value in zip(points, (n, found.x, found.loss), strict=True):
+            values = (n, found.x, found.loss, swept[0]["k"], swept[0]["tokens"])
+            for name, value in zip(points, values, strict=True):
                 points[name].append(float(value))
         return _fitted(POWER, points, ("x",), config)
 
@@ -84,10 +87,24 @@ def fit_compute(rows: Sequence[Row], config: FitConfig) -> Fits:
         law = fit_frontier(curves, samples=min(config.samples, 200), seed=config.seed)
         whole = envelope(curves)
         sizes = [curves[number].size for number in whole.best]
-        points = {"x": whole.compute.tolist(), "y": whole.loss.tolist(), "n": sizes}
-        return FittedLaw(law, points, _beyond(curves, whole, config))
+        points = {
+            "x": whole.compute.tolist(),
+            "y": whole.loss.tolist(),
+            "n": sizes,
+            "k": [members[0]["k"]] * len(sizes),
+        }
+        return FittedLaw(law, points, _beyond(curves, whole, config), _sizes(points, config))
 
     return _each("compute", _by_k(rows), of_k, _without_curves(rows))
+
+
+def _sizes(points: Columns, config: FitConfig) -> Law | None:
+    """The best size along a frontier. Points of one size stand or fall together; of fewer than three sizes no law."""
+    try:
+        law = fit_law(POWER, points["x"], y=points["n"], group=points["n"], samples=config.samples, seed=config.seed)
+    except UndeterminedError:
+        return None
+    return None if law.undetermined else law
 
 
 def _beyond(curves: Sequence[Any], whole: Any, config: FitConfig) -> Extrapolation | None:
@@ -132,7 +149,11 @@ def _of_converged(what: str, form: Form, value: Callable[[Any], float], rows: Se
 
     def of_k(members: Sequence[Row]) -> FittedLaw:
         best = best_of_each(members, converged, lambda row: (row["n_latents"], row["seed"]))
-        points = {"x": [float(row["n_latents"]) for row in best], "y": [value(converged[row["name"]]) for row in best]}
+        points = {
+            "x": [float(row["n_latents"]) for row in best],
+            "y": [value(converged[row["name"]]) for row in best],
+            "k": [float(row["k"]) for row in best],
+        }
         return _fitted(form, points, ("x",), config, along="x")
 
     return _each(what, _by_k(rows), of_k, converged.left_out)
