@@ -21,7 +21,7 @@ def covered(law: Law, true: dict[str, float]) -> np.ndarray:
     found: list[bool] = []
     for name, value in true.items():
         estimate = law.parameters[name]
-        assert estimate.value is not None and estimate.low is not None and estimate.high is not None, law.undetermined
+        assert estimate.low is not None and estimate.high is not None
         found.append(estimate.low <= value <= estimate.high)
     return np.array(found)
 
@@ -55,9 +55,9 @@ def test_intervals_of_a_law_with_irreducible_loss_cover(
     scale = x[-1] * 0.02 ** (1 / exponent)  # the least loss is three times the irreducible
     true = {"exponent": exponent, "scale": float(scale), "irreducible": irreducible}
     y = irreducible + (x / scale) ** -exponent
-    counts = sum(
-        (covered(noisy_fit(IRREDUCIBLE, x, y, 0.01, trial, None), true) for trial in range(trials)), start=np.zeros(3)
-    )
+    laws = [noisy_fit(IRREDUCIBLE, x, y, 0.01, trial, None) for trial in range(trials)]
+    counts = sum((covered(law, true) for law in laws), start=np.zeros(3))
+    assert sum(bool(law.undetermined) for law in laws) <= trials // 10
     print("irreducible", points, exponent, decades, counts)
     assert counts.min() >= least, dict(zip(true, counts, strict=True))
 

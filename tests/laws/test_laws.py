@@ -138,7 +138,9 @@ def test_no_irreducible_loss_is_made_up(noise: float) -> None:
         assert irreducible.value is None
         assert irreducible.low is not None and irreducible.low < 1e-4
         assert law.parameters["exponent"].value == pytest.approx(0.3, abs=0.2)
-        with pytest.raises(UndeterminedError, match=r"irreducible is not determined: .* from 0 to .*power law"):
+        with pytest.raises(
+            UndeterminedError, match=r"irreducible is not determined: .* from 0 to .* at x = 1e\+06, .*power law"
+        ):
             law.determined()
 
 
@@ -164,7 +166,7 @@ def test_narrow_or_noisy_designs_do_not_determine_what_latents_cannot_remove(
     determined = 0
     for seed in range(5):
         n, k, loss = joint_runs(seed, log2_n=log2_n, log2_k=log2_k, noise=noise)
-        law = fit_law(JOINT, n, k, y=loss, samples=200)
+        law = fit_law(JOINT, n, k, y=loss, samples=100)
         determined += "zeta" not in law.undetermined
         if "zeta" in law.undetermined:
             assert "what no number of latents removes" in law.undetermined["zeta"]

@@ -1,6 +1,6 @@
 """What the data of a fit cannot determine, as its bootstrap samples see it.
 
-A term of a law is determined if the 95% interval of its value spans less than a factor of five, at every point where it
+A term of a law is determined if the 95% interval of its value spans less than a factor of ten, at every point where it
 matters: where its share of the law is at least a quarter of its greatest share. A term that some samples do without has
 an interval down to zero; one whose slope is not known has a wide one at the ends of the data. That it matters at
 enough points to tell its parameters apart at all is asked for too.
@@ -13,7 +13,7 @@ from numpy import ndarray
 from monosem.laws.fitting import Fit, Terms, log_terms
 from monosem.laws.law import Form
 
-WIDEST_FACTOR = 5.0
+WIDEST_FACTOR = 10.0
 MATTERS = 0.25
 # A term that is no larger a share of the law than this is called 0.
 NOTHING = 1e-3
@@ -34,7 +34,8 @@ def undetermined_parameters(
     for number, names in enumerate(form.parameters):
         share = np.exp(best[:, number] - law)
         matters = np.flatnonzero(share >= MATTERS * share.max())
-        widest = matters[(high - low)[matters, number].argmax()]
+        # Of points alike, such as those of a constant term, the one where the term is the greatest share.
+        widest = matters[np.lexsort((share[matters], (high - low)[matters, number].round(6)))[-1]]
         is_nothing = low[widest, number] - law[widest] < np.log(NOTHING)
         if is_nothing or (high - low)[widest, number] >= np.log(WIDEST_FACTOR):
             reason = _reason(form, number, logs[widest], low[widest, number], high[widest, number], law[widest])

@@ -1,11 +1,14 @@
-"""Bootstrap samples of a law's coefficients: its residuals are drawn again around the fit, and the law fitted to that.
+"""Bootstrap samples of a law's coefficients: its residuals change sign at random, and the law is fitted again.
 
-A run is a point. Runs of one setting that differ in their seed alone are a group: means of groups and deviations inside
-them are drawn apart, so that what all seeds of a setting share stays shared. A fit makes residuals smaller than the
-noise; dividing by √(1 − leverage) undoes that. The noise's size is itself only known from `freedom` residuals: each
-sample's noise is multiplied by √(freedom / χ²), which makes Student's intervals of the normal ones. In simulations
-(tests/laws) percentiles of these samples cover what they should from six points on. Drawing pairs would not do: of
-eight runs a draw often keeps too few different ones to fit a law to.
+A run is a point. Runs of one setting that differ in their seed alone are a group and change sign together, so what they
+share stays shared. Each residual stays at its place: noise may be larger at one end of the data than at the other. This
+is the wild bootstrap (Wu 1986; by clusters Cameron, Gelbach and Miller 2008). A fit makes residuals smaller than
+the noise; division by 1 − leverage gives what they would be if their own group had been left out. The noise's size is
+only known from `freedom` residuals: each sample's noise is multiplied by √(freedom / χ²), which makes Student's
+intervals of the normal ones. In simulations percentiles of these samples cover as they should from five points on. Of
+the other ways, drawing pairs often keeps too few different runs of eight to fit a law to; drawing residuals from one
+pool gives intervals narrower by a tenth to a quarter, but of the joint law's ζ and η they held the truth 77 times
+in 100 where the noise grew fivefold with n, and these 87 and 90 times.
 """
 
 import numpy as np
@@ -70,23 +73,7 @@ def draw_noise(
     samples: int,
     generator: torch.Generator,
 ) -> Float64[ndarray, "samples points"]:
-    """Means of groups, in units of their standard error if seeds are independent, and deviations from them."""
-    runs = np.bincount(group)
-    mean = np.bincount(group, residuals) / runs
+    """Residuals, enlarged, with a random sign for each group."""
     rest = np.maximum(1 - np.bincount(group, leverage), LEAST_REST)
-    units = mean * np.sqrt(runs / rest)
-    means = _drawn(units - units.mean(), samples, len(runs), generator) / np.sqrt(runs)
-    noise = means[:, group]
-    repeated = runs[group] > 1
-    if not repeated.any():
-        return noise
-    of = runs[group[repeated]]
-    deviations = (residuals - mean[group])[repeated] * np.sqrt(of / (of - 1))
-    inside = np.zeros_like(noise)
-    inside[:, repeated] = _drawn(deviations, samples, len(deviations), generator)
-    centre = np.stack([np.bincount(group, each) for each in inside]) / runs
-    return noise + inside - centre[:, group]
-
-
-def _drawn(values: ndarray, samples: int, count: int, generator: torch.Generator) -> Float64[ndarray, "samples count"]:
-    return values[torch.randint(len(values), (samples, count), generator=generator).numpy()]
+    signs = 2 * torch.randint(2, (samples, len(rest)), generator=generator).numpy() - 1
+    return signs[:, group] * (residuals / rest[group])
