@@ -60,8 +60,15 @@ Metrics = dict[str, dict[str, float | None]]
 
 def read_metrics() -> dict[str, Metrics]:
     """The metrics of the runs that there are, by their names: ``topk-1024-32``."""
-    records = {path.parent.name: json.loads(path.read_bytes()) for path in sorted(RUNS.glob("*/*/eval.json"))}
+    paths = sorted(RUNS.glob("*/*/eval.json"), key=lambda path: _place(path.parent.name))
+    records = {path.parent.name: json.loads(path.read_bytes()) for path in paths}
     return {name: record["metrics"] for name, record in records.items() if len(record.get("parts", {})) > 1}
+
+
+def _place(name: str) -> tuple[str, int]:
+    """Architecture and number of latents, to sort by."""
+    architecture, n_latents, _ = name.split("-")
+    return architecture, int(n_latents)
 
 
 def show(found: dict[str, Metrics]) -> None:
