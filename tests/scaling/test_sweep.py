@@ -169,9 +169,9 @@ def test_the_whole_says_how_far_it_is(make_sweep: Make, monkeypatch: pytest.Monk
     whole = Whole(runs)
     assert whole.of(runs[:1])(0) == "sweep 0%"
     now[0] += 60
-    assert whole.of(runs[:1])(320) == "sweep 17%, 5:00 left"
+    assert whole.of(runs[:1])(320) == "sweep 25%, 3:01 left"
     whole.add(runs[:1])
-    assert whole.words(0) == "sweep 33%, 2:00 left"
+    assert whole.words(0) == "sweep 50%, 1:00 left"
 
 
 def test_processes_share_the_work(tmp_path: Path, make_sweep: Make, console: Console) -> None:

@@ -20,7 +20,7 @@ from monosem.runs.interruption import Interruption
 from monosem.runs.train import Interrupted
 from monosem.scaling.config import SweepConfig
 from monosem.scaling.results import ROW, Row, gather_rows
-from monosem.scaling.shares import Share, take_share, total_work, work
+from monosem.scaling.shares import Share, take_share, total_work
 from monosem.scaling.sweep import HOW_TO_GO_ON, finished_names
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def sweep_in_processes(
     with ExitStack() as stack:
         interruption = stack.enter_context(Interruption())
         workers = [_start(file, part, config, number, count) for number, part in enumerate(share.divided(count))]
-        line = stack.enter_context(ProgressLine("Sweep", total_work(runs), console, unit="latents × tokens"))
+        line = stack.enter_context(ProgressLine("Sweep", total_work(runs), console, unit="of work"))
         try:
             while any(worker.process.poll() is None for worker in workers):
                 time.sleep(_POLL_SECONDS)
@@ -108,7 +108,7 @@ def _stop(workers: Sequence[Worker]) -> None:
 
 def _show(runs: Sequence[RunConfig], line: ProgressLine) -> None:
     shares = [trained_share(run) for run in runs]
-    done = sum(share * work(run) for share, run in zip(shares, runs, strict=True))
+    done = sum(share * total_work([run]) for share, run in zip(shares, runs, strict=True))
     finished = sum((run.out / ROW).exists() for run in runs)
     in_training = sum(0 < share < 1 for share in shares)
     line.update(int(done), [f"{finished} of {len(runs)} runs finished", f"{in_training} in training"])

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from monosem.errors import UserError
 from monosem.runs.config import RunConfig
 
+# On two cores a token of 256 latents takes 10 µs and one of 4,096 about 22 µs (d_model 256).
+FIXED_LATENTS = 2048
 # The most work that a part may have, as a multiple of a fair share, before groups are divided for it.
 UNEVEN = 1.2
 
@@ -50,13 +52,14 @@ def stream_of(run: RunConfig) -> Hashable:
     return (run.subject, run.text, run.activations, run.autoencoder.crosscoder, *seen)
 
 
-def work(run: RunConfig) -> int:
-    """How much of a sweep a run is: latents times tokens, which the encoder's product takes time for."""
-    return run.autoencoder.n_latents * run.training.tokens
+def work_per_token(runs: Sequence[RunConfig]) -> int:
+    """What a token of these runs costs in time, in latents: their own, and what a run costs whatever its size."""
+    return sum(run.autoencoder.n_latents + FIXED_LATENTS for run in runs)
 
 
 def total_work(runs: Sequence[RunConfig]) -> int:
-    return sum(map(work, runs))
+    """How much of a sweep these runs are."""
+    return sum(work_per_token([run]) * run.training.tokens for run in runs)
 
 
 def take_share(runs: Sequence[RunConfig], share: Share, together: int) -> list[list[RunConfig]]:

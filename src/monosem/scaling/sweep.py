@@ -19,7 +19,7 @@ from monosem.sae.storage import load_autoencoder
 from monosem.scaling.budget import dense_equivalent_flops
 from monosem.scaling.config import RUNS, SweepConfig
 from monosem.scaling.results import Row, gather_rows, require_same_settings, row_of, write_row
-from monosem.scaling.shares import Share, stream_of, take_share, total_work
+from monosem.scaling.shares import Share, stream_of, take_share, total_work, work_per_token
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -91,7 +91,7 @@ class Whole:
 
     def of(self, runs: Sequence[RunConfig]) -> "_Words":
         """Words about the whole while these are trained."""
-        return _Words(self, sum(run.autoencoder.n_latents for run in runs))
+        return _Words(self, work_per_token(runs))
 
     def words(self, in_training: int) -> str:
         """With so much work done of what is in training."""
@@ -103,11 +103,11 @@ class Whole:
 
 
 class _Words:
-    def __init__(self, whole: Whole, n_latents: int) -> None:
-        self._whole, self._n_latents = whole, n_latents
+    def __init__(self, whole: Whole, per_token: int) -> None:
+        self._whole, self._per_token = whole, per_token
 
     def __call__(self, tokens: int) -> str:
-        return self._whole.words(tokens * self._n_latents)
+        return self._whole.words(tokens * self._per_token)
 
 
 def _make(config: SweepConfig) -> None:
