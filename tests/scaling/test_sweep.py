@@ -1,5 +1,6 @@
 """A sweep on a tiny subject: its rows say what its runs found, and no interruption or neighbour changes that."""
 
+import io
 import json
 import shutil
 import threading
@@ -49,6 +50,29 @@ def test_a_row_says_what_the_run_alone_finds(tmp_path: Path, make_sweep: Make, c
     records = read_json_lines(trained.directory / "metrics.jsonl")
     curve = [(each["tokens"], each["held_out_normalized_mse"]) for each in records if "held_out_normalized_mse" in each]
     assert list(zip(row["curve_tokens"], row["curve_normalized_mse"], strict=True)) == curve and len(curve) >= 3
+
+
+def test_runs_of_other_budgets_share_a_stream_and_end_as_they_would_alone(
+    tmp_path: Path, make_sweep: Make, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grids = (Grid(n_latents=(24,), k=(2,), tokens=(320, 640)), Grid(n_latents=(48,), k=(4,), tokens=(640, 960)))
+    together = sweep(make_sweep(tmp_path / "together", *grids, training={"tokens": 2_000_000}), console=console)
+    assert isinstance(console.file, io.StringIO) and console.file.getvalue().count("Group 1 of 1") == 1
+    alone = sweep(make_sweep(tmp_path / "alone", *grids, training={"tokens": 2_000_000}, together=1), console=console)
+    assert timeless(alone) == timeless(together) and {row["tokens"] for row in alone} == {320, 640, 960}
+    step = HookpointRun.step
+    for batch in (11, 15, 21, 25):  # between and after the ends of runs
+
+        def killed(self: HookpointRun, *arguments: Any, at: int = batch) -> bool:
+            if self.trainer.progress.batches + 1 == at:
+                raise RuntimeError("killed")
+            return step(self, *arguments)
+
+        config = make_sweep(tmp_path / f"cut-{batch}", *grids, training={"tokens": 2_000_000})
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="killed"):
+            patch.setattr(HookpointRun, "step", killed)
+            sweep(config, console=console)
+        assert timeless(sweep(config, console=console)) == timeless(together)
 
 
 def test_the_table_is_the_rows(tmp_path: Path, make_sweep: Make, console: Console) -> None:

@@ -109,8 +109,8 @@ def train_side_by_side(
     """Train runs from one stream of batches, and save their autoencoders: each as it would be trained alone.
 
     Args:
-        opening: runs of the same batch size, budget, seed and shuffle, as many steps on; opened one by one, and closed
-            whatever happens.
+        opening: runs of the same batch size, seed and shuffle, as many steps on; opened one by one, and closed
+            whatever happens. One of a smaller budget ends before the others.
         whole: of tokens trained on, words for the live line about the job that these runs are a part of.
 
     Returns:
@@ -124,8 +124,6 @@ def train_side_by_side(
         runs = [stack.enter_context(run) for run in opening]
         _describe(inputs, runs, console)
         _serve_batches(inputs, runs, console, how_to_go_on, whole)
-        for run in runs:
-            run.save_autoencoder()
     return [run.config for run in runs]
 
 
@@ -166,32 +164,42 @@ def _serve_batches(
     how_to_go_on: str,
     whole: Callable[[int], str] | None,
 ) -> None:
-    """Serve every batch to every run until the budget is spent or a signal comes."""
+    """Serve every batch to every run until its budget is spent, and save its autoencoder then; or until a signal."""
     training, first = runs[0].trainer.config, runs[0].trainer.progress.batches
-    total = training.steps * training.batch_size
+    steps = max(run.trainer.config.steps for run in runs)
+    going = _save_ended(runs, first)
     with (
         Interruption() as interruption,
-        ProgressLine("Training", total, console, done=runs[0].trainer.tokens) as line,
+        ProgressLine("Training", steps * training.batch_size, console, done=runs[0].trainer.tokens) as line,
     ):
         batches = _batches(inputs, training, first)
-        for index in range(first, training.steps):
+        for index in range(first, steps):
             batch = next(batches)
-            bad = [run for run in runs if not run.step(batch.activations, _end_to_end(batch, run))]
-            tokens = runs[0].trainer.tokens
-            line.update(tokens, [*_news(runs), *([] if whole is None else [whole(tokens)])])
+            bad = [run for run in going if not run.step(batch.activations, _end_to_end(batch, run))]
+            tokens = (index + 1) * training.batch_size
+            line.update(tokens, [*_news(going), *([] if whole is None else [whole(tokens)])])
             reports = [_report_bad_batch(run, batch, inputs, console) for run in bad]
-            is_last = index + 1 == training.steps
             given_up = [
                 _too_many_bad_batches(run.config, report)
                 for run, report in zip(bad, reports, strict=True)
                 if run.trainer.progress.bad_in_a_row >= training.max_bad_batches
             ]
-            if is_last or given_up or interruption.received or runs[0].checkpoint_due():
-                _save_checkpoints(runs)
+            has_ended = any(run.trainer.config.steps == index + 1 for run in going)
+            if has_ended or given_up or interruption.received or going[0].checkpoint_due():
+                _save_checkpoints(going)
             if given_up:
                 raise UserError(given_up[0])
-            if interruption.received:
+            going = _save_ended(going, index + 1)
+            if interruption.received and going:
                 raise Interrupted(interruption.received, how_to_go_on)
+
+
+def _save_ended(runs: Sequence[HookpointRun], batches: int) -> list[HookpointRun]:
+    """Save the autoencoders of runs that so many batches are the end of; the others are returned."""
+    for run in runs:
+        if run.trainer.config.steps <= batches:
+            run.save_autoencoder()
+    return [run for run in runs if run.trainer.config.steps > batches]
 
 
 def _news(runs: Sequence[HookpointRun]) -> list[str]:

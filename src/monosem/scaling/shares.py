@@ -48,24 +48,20 @@ def read_share(text: str) -> Share:
 def stream_of(run: RunConfig) -> Hashable:
     """Runs with the same can be trained side by side."""
     training = run.training
-    seen = (training.tokens, training.batch_size, training.seed, training.shuffle_batches, training.end_to_end)
+    seen = (training.batch_size, training.seed, training.shuffle_batches, training.end_to_end)
     return (run.subject, run.text, run.activations, run.autoencoder.crosscoder, *seen)
 
 
-def work_per_token(runs: Sequence[RunConfig]) -> int:
-    """What a token of these runs costs in time, in latents: their own, and what a run costs whatever its size."""
-    return sum(run.autoencoder.n_latents + FIXED_LATENTS for run in runs)
-
-
-def total_work(runs: Sequence[RunConfig]) -> int:
-    """How much of a sweep these runs are."""
-    return sum(work_per_token([run]) * run.training.tokens for run in runs)
+def total_work(runs: Sequence[RunConfig], *, up_to: int | None = None) -> int:
+    """What runs cost in time, in latents times tokens; up to so many tokens of each."""
+    tokens = [run.training.tokens if up_to is None else min(up_to, run.training.tokens) for run in runs]
+    return sum((run.autoencoder.n_latents + FIXED_LATENTS) * seen for run, seen in zip(runs, tokens, strict=True))
 
 
 def take_share(runs: Sequence[RunConfig], share: Share, together: int) -> list[list[RunConfig]]:
     """The share's groups of runs to train side by side: a function of the configuration alone, whatever is finished."""
     by_stream: dict[Hashable, list[RunConfig]] = defaultdict(list)
-    for run in runs:
+    for run in sorted(runs, key=lambda run: run.training.tokens):  # a group's stream is as long as its longest run
         by_stream[stream_of(run)].append(run)
     groups = [
         stream[start : start + together] for stream in by_stream.values() for start in range(0, len(stream), together)

@@ -19,7 +19,7 @@ from monosem.sae.storage import load_autoencoder
 from monosem.scaling.budget import dense_equivalent_flops
 from monosem.scaling.config import RUNS, SweepConfig
 from monosem.scaling.results import Row, gather_rows, require_same_settings, row_of, write_row
-from monosem.scaling.shares import Share, stream_of, take_share, total_work, work_per_token
+from monosem.scaling.shares import Share, stream_of, take_share, total_work
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,7 +47,8 @@ def sweep(config: SweepConfig, share: Share = Share(), *, console: "Console | No
     """
     console = console or default_console()
     require_packages(config.log)
-    groups = take_share(config.runs(), share, config.together)
+    runs = config.runs()
+    groups = take_share(runs, share, config.together)
     finished = finished_names(config)
     require_same([run for group in groups for run in group if run.out.name not in finished])
     _make(config)
@@ -57,7 +58,7 @@ def sweep(config: SweepConfig, share: Share = Share(), *, console: "Console | No
     pending = [left for group in groups if (left := [run for run in group if run.out.name not in finished])]
     for number, group in enumerate(pending, start=1):
         if opened is None or opened[0] != stream_of(group[0]):
-            opened = stream_of(group[0]), _open(group[0], console)
+            opened = stream_of(group[0]), _open(group[0], runs, console)
         prepare(group, overwrite=False)
         names = ", ".join(run.out.name for run in group)
         console.print(f"Group {number} of {len(pending)}: {names}", highlight=False, soft_wrap=True)
@@ -91,7 +92,7 @@ class Whole:
 
     def of(self, runs: Sequence[RunConfig]) -> "_Words":
         """Words about the whole while these are trained."""
-        return _Words(self, work_per_token(runs))
+        return _Words(self, runs)
 
     def words(self, in_training: int) -> str:
         """With so much work done of what is in training."""
@@ -103,11 +104,11 @@ class Whole:
 
 
 class _Words:
-    def __init__(self, whole: Whole, per_token: int) -> None:
-        self._whole, self._per_token = whole, per_token
+    def __init__(self, whole: Whole, runs: Sequence[RunConfig]) -> None:
+        self._whole, self._runs = whole, runs
 
     def __call__(self, tokens: int) -> str:
-        return self._whole.words(tokens * self._per_token)
+        return self._whole.words(total_work(self._runs, up_to=tokens))
 
 
 def _make(config: SweepConfig) -> None:
@@ -118,8 +119,10 @@ def _make(config: SweepConfig) -> None:
     write_atomically(config.out / CONFIG, to_toml(config).encode())
 
 
-def _open(run: RunConfig, console: "Console") -> Inputs:
-    inputs = open_inputs(run, console)
+def _open(run: RunConfig, runs: Sequence[RunConfig], console: "Console") -> Inputs:
+    """What all runs of a run's stream read: as much text as the longest of them needs, whichever are missing."""
+    alike = [other for other in runs if stream_of(other) == stream_of(run)]
+    inputs = open_inputs(max(alike, key=lambda other: other.training.tokens), console)
     if len(inputs.hookpoints) > 1 and not run.autoencoder.crosscoder:
         raise UserError(f"A run of a sweep has one hookpoint, not {', '.join(inputs.hookpoints)}; give one.")
     return inputs
