@@ -50,27 +50,34 @@ def fit_learning_rate(rows: Sequence[Row], config: FitConfig) -> Fits:
     left_out: dict[str, str] = {}
 
     def of_setting(members: Sequence[Row]) -> FittedLaw:
-        points: Columns = {"x": [], "y": [], "loss": [], "k": [], "tokens": []}
+        points: Columns = {name: [] for name in ("x", "y", "loss", *_SWEPT_ALIKE)}
+        alike = [members[0][name] for name in _SWEPT_ALIKE]
         for n, swept in by(members, lambda row: row["n_latents"]).items():
             try:
                 found = optimum([row["learning_rate"] for row in swept], [row["normalized_mse"] for row in swept])
             except UndeterminedError as error:
-                left_out[f"n = {n:,}"] = str(error)
+                left_out[f"{_sweep_of(members[0])}, n = {n:,}"] = str(error)
                 continue
-            values = (n, found.x, found.loss, swept[0]["k"], swept[0]["tokens"])
-            for name, value in zip(points, values, strict=True):
+            for name, value in zip(points, (n, found.x, found.loss, *alike), strict=True):
                 points[name].append(float(value))
         return _fitted(POWER, points, ("x",), config)
 
-    settings = by(rows, lambda row: (row["k"], row["tokens"], row["batch_size"]))
-    settings = {key: members for key, members in settings.items() if _is_swept(members)}
-    named = {f"k = {k:g}, {tokens:,} tokens": members for (k, tokens, _), members in settings.items()}
+    settings = by(rows, lambda row: tuple(row[name] for name in _SWEPT_ALIKE)).values()
+    named = {_sweep_of(members[0]): members for members in settings if _is_swept(members)}
     if not named:
         raise UndeterminedError(
             "No three sizes were swept over three or more learning rates with the same k and tokens; sweep "
             "learning_rate at three or more n_latents."
         )
     return _each("learning-rate", named, of_setting, left_out)
+
+
+# What runs of one sweep of rates have in common; each of its points tells it too.
+_SWEPT_ALIKE = ("k", "tokens", "batch_size")
+
+
+def _sweep_of(row: Row) -> str:
+    return f"k = {row['k']:g}, {row['tokens']:,} tokens in batches of {row['batch_size']:,}"
 
 
 def _is_swept(rows: Sequence[Row]) -> bool:
@@ -87,12 +94,8 @@ def fit_compute(rows: Sequence[Row], config: FitConfig) -> Fits:
         law = fit_frontier(curves, samples=min(config.samples, 200), seed=config.seed)
         whole = envelope(curves)
         sizes = [curves[number].size for number in whole.best]
-        points = {
-            "x": whole.compute.tolist(),
-            "y": whole.loss.tolist(),
-            "n": sizes,
-            "k": [members[0]["k"]] * len(sizes),
-        }
+        of_one_k = [float(members[0]["k"])] * len(sizes)
+        points = {"x": whole.compute.tolist(), "y": whole.loss.tolist(), "n": sizes, "k": of_one_k}
         return FittedLaw(law, points, _beyond(curves, whole, config), _sizes(points, config))
 
     return _each("compute", _by_k(rows), of_k, _without_curves(rows))
@@ -213,7 +216,7 @@ def fit_downstream(rows: Sequence[Row], config: FitConfig) -> Fits:
     return _each("downstream", {"all runs": harmful}, of_all, unharmed)
 
 
-_DOWNSTREAM = {"x": "normalized_mse", "y": "cross_entropy_increase"}
+_DOWNSTREAM = {"x": "normalized_mse", "y": "cross_entropy_increase", "k": "k"}
 
 
 def _by_k(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -278,12 +281,12 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "learning-rate": Kind("Best learning rate", fit_learning_rate, "Latents", "Learning rate"),
+    "learning-rate": Kind("Best learning rate", fit_learning_rate, "Latents", "Best learning rate"),
     "compute": Kind("Frontier of compute, L(C)", fit_compute, "Training compute (FLOPs)", "Normalised MSE"),
-    "tokens": Kind("Tokens to convergence", fit_tokens, "Latents", "Tokens"),
-    "latents": Kind("Loss at convergence, L(n)", fit_latents, "Latents", "Normalised MSE"),
-    "joint": Kind("Loss at convergence, L(n, k)", fit_joint, "Latents", "Normalised MSE"),
-    "subject": Kind("Loss at convergence by subject, L_s(n)", fit_subject, "Latents", "Normalised MSE"),
+    "tokens": Kind("Tokens to convergence", fit_tokens, "Latents", "Tokens to convergence"),
+    "latents": Kind("Loss at convergence, L(n)", fit_latents, "Latents", "Normalised MSE at convergence"),
+    "joint": Kind("Loss at convergence, L(n, k)", fit_joint, "Latents", "Normalised MSE at convergence"),
+    "subject": Kind("Loss at convergence by subject, L_s(n)", fit_subject, "Latents", "Normalised MSE at convergence"),
     "downstream": Kind("Downstream loss", fit_downstream, "Normalised MSE", "Increase of cross-entropy (nats)"),
 }
 
