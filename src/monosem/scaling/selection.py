@@ -1,7 +1,7 @@
 """Rows of sweeps that belong together, and what is read from a row's curve."""
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,12 @@ def by(rows: Sequence[Row], key: Callable[[Row], Any]) -> dict[Any, list[Row]]:
     for row in rows:
         found[key(row)].append(row)
     return dict(sorted(found.items()))
+
+
+def rows_of(rows: Sequence[Row], points: Mapping[str, Sequence[float]]) -> list[Row]:
+    """The rows of one law's setting, by what its points tell of that."""
+    alike = {name: points[name][0] for name in ("k", "tokens", "batch_size") if name in points}
+    return [row for row in rows if all(row[name] == value for name, value in alike.items())]
 
 
 def curve_of(row: Row) -> Curve | None:
