@@ -33,7 +33,7 @@ def compute_figure(fits: Fits, rows: Sequence[Row]) -> Any:
     lines = math.ceil(len(fits.laws) / columns)
     figure = new_figure(WIDTH if columns == 1 else WIDE, HEIGHT if columns == 1 else 0.7 + 2.1 * lines)
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
-    panels, empty = grid.flat[: len(fits.laws)], grid.flat[len(fits.laws) :]
+    panels, empty = list(grid.flat[: len(fits.laws)]), grid.flat[len(fits.laws) :]
     colors = ramp([row["n_latents"] for row in rows if row["curve_tokens"]])
     for axes, (setting, fitted) in zip(panels, fits.laws.items(), strict=True):
         _draw_runs(axes, rows_of(rows, fitted.points), colors)
@@ -53,7 +53,7 @@ def compute_figure(fits: Fits, rows: Sequence[Row]) -> Any:
     return figure
 
 
-def _draw_runs(axes: Any, runs: Sequence[Row], colors: dict[float, str]) -> None:
+def _draw_runs(axes: Any, runs: Sequence[Row], colors: dict[float | int, str]) -> None:
     for row in runs:
         curve = curve_of(row)
         if curve is not None:

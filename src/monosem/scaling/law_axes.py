@@ -61,7 +61,7 @@ def legend_above(figure: Any, panels: Sequence[Any]) -> None:
     figure.legend(handles.values(), handles, loc="outside upper center", ncols=5, **spaces)
 
 
-def ramp(values: Sequence[float]) -> dict[float, str]:
+def ramp(values: Sequence[float | int]) -> dict[float | int, str]:
     """A colour for each different value, darker for the smaller."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 # As wide as a terminal is, and of that the first column where there are several settings.
-_COLUMNS, _NAMES = 80, 20
+_COLUMNS, _NAMES = 80, 16
 
 _MATHS = {
     "−": "-",
@@ -152,13 +152,18 @@ def _latex_maths(maths: str) -> str:
     """A formula: scripts in braces, names of functions upright, and no space after the commas of thousands."""
     maths = re.sub(r"_(\w|∞)", r"_{\1}", maths)
     maths = re.sub(r"\^(−?\w)", r"^{\1}", maths)
-    maths = re.sub(r"[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda found: f"^{{{found[0].translate(_SUPERSCRIPTS)}}}", maths)
+    maths = _braced(maths, "^{{{}}}")
     maths = re.sub(r",(?=\d)", "{,}", maths)
     maths = re.sub(r"\b(exp|log)\b", r"\\\1", maths)
     maths = re.sub(r"(CE|MSE)", r"\\mathrm{\1}", maths)
     return "".join(_MATHS.get(sign, sign) for sign in maths)
 
 
+def _braced(text: str, form: str) -> str:
+    """Superscripts in a form of LaTeX."""
+    return re.sub("[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda found: form.format(found[0].translate(_SUPERSCRIPTS)), text)
+
+
 def _latex_text(text: str) -> str:
-    escaped = "".join(_ESCAPES.get(sign, sign) for sign in text)
+    escaped = _braced("".join(_ESCAPES.get(sign, sign) for sign in text), "$^{{{}}}$")
     return re.sub(r"(?<!\\)\$\$", "", escaped)  # one formula of neighbours

@@ -42,7 +42,7 @@ def rate_figure(fits: Fits, rows: Sequence[Row]) -> Any:
         swept.set(xlabel="Learning rate", ylabel="Normalised MSE")
         best.set(xlabel=KINDS[fits.what].x, ylabel=KINDS[fits.what].y)
         label_ends(figure, swept, ends)
-    legend_above(figure, grid.flat)
+    legend_above(figure, list(grid.flat))
     return figure
 
 
