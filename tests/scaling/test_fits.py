@@ -24,7 +24,7 @@ from made_rows import (
 from monosem.errors import UserError
 from monosem.laws.law import UndeterminedError
 from monosem.scaling.fits import fit
-from monosem.scaling.selection import Converged, FitConfig, best_of_each, read_rows
+from monosem.scaling.selection import Converged, FitConfig, best_of_each, read_rows, rows_of
 
 FEW = FitConfig(samples=60, gain=GAIN)
 
@@ -93,6 +93,22 @@ def test_the_rate_of_least_loss_is_found_and_its_slope() -> None:
     fits = fit("learning-rate", truncated, FEW)
     assert "the highest measured" in fits.left_out["k = 8, 1,000,000 tokens in batches of 2,048, n = 2,048"]
     assert fits.laws[next(iter(fits.laws))].law.points == 3
+
+
+def test_sweeps_of_rates_in_other_batches_have_laws_of_their_own() -> None:
+    rates = np.geomspace(1e-3, 4e-3, 5)
+    rows = [
+        row(n, learning_rate=rate, batch_size=batch, tokens=10**6, normalized_mse=1 + np.log(rate / best) ** 2)
+        for batch, best in ((1024, 1.9e-3), (2048, 2.1e-3))
+        for n in SIZES[:3]
+        for rate in rates
+    ]
+    fits = fit("learning-rate", rows, FEW)
+    for batch, (name, fitted) in zip((1024, 2048), fits.laws.items(), strict=True):
+        assert name == f"k = 8, 1,000,000 tokens in batches of {batch:,}"
+        chosen = [each for each in rows if each["batch_size"] == batch]
+        assert rows_of(rows, fitted.points) == chosen and len(chosen) == 15
+    assert not fits.left_out
 
 
 def test_the_frontier_is_below_every_curve_and_is_foretold() -> None:
