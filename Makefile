@@ -11,7 +11,7 @@ quickstart: .venv/installed
 	$(BIN)/monosem quickstart
 
 test: .venv/tests-installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 slow: .venv/tests-installed
 	$(BIN)/python -m pytest -m slow

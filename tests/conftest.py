@@ -13,6 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+# Workers side by side share the cores: with a team of threads each they would wait for one another most of the time.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Triton's kernels are tested on the CPU, through its interpreter; it asks when it is first imported, by torch perhaps.
 os.environ["TRITON_INTERPRET"] = "1"
 

@@ -3,7 +3,8 @@
 A term of a law is determined if the 95% interval of its value spans less than a factor of ten, at every point where it
 matters: where its share of the law is at least a quarter of its greatest share. A term that some samples do without has
 an interval down to zero; one whose slope is not known has a wide one at the ends of the data. That it matters at
-enough points to tell its parameters apart at all is asked for too.
+enough points to tell its parameters apart at all is asked for too. Where a law's second term is not determined, nothing
+of the first one is: it is what the second leaves.
 """
 
 import numpy as np
@@ -46,7 +47,19 @@ def undetermined_parameters(
         else:
             continue
         reasons |= dict.fromkeys(names, reason)
-    return reasons
+    return reasons | _of_the_rest(form, reasons)
+
+
+def _of_the_rest(form: Form, reasons: dict[str, str]) -> dict[str, str]:
+    """Parameters of other terms, where a second one is not determined: what is left of the law is then not known."""
+    second, names = len(form.parameters) - 1, form.parameters[-1]
+    if second == 0 or names[0] not in reasons:
+        return {}
+    rest = tuple(name for term in form.parameters[:-1] for name in term if name not in reasons)
+    if not rest:
+        return {}
+    why = f"{_listed(rest)} not determined: they depend on {form.meanings[second]}, which is not; {form.remedy}."
+    return dict.fromkeys(rest, why)
 
 
 def _reason(form: Form, number: int, logs: ndarray, low: float, high: float, law: float) -> str:

@@ -1,6 +1,6 @@
 """The laws that a sweep's rows are fitted to (Gao et al. 2024, §3): which rows, which form, what to foretell."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -30,6 +30,8 @@ class FittedLaw(NamedTuple):
     """What the law fitted to all but the largest size says of that."""
     sizes: Law | None = None
     """Of a frontier: its best number of latents against compute."""
+    plain: Law | None = None
+    """Where an irreducible loss is not determined: the power law without one."""
 
 
 class Fits(NamedTuple):
@@ -96,9 +98,17 @@ def fit_compute(rows: Sequence[Row], config: FitConfig) -> Fits:
         sizes = [curves[number].size for number in whole.best]
         of_one_k = [float(members[0]["k"])] * len(sizes)
         points = {"x": whole.compute.tolist(), "y": whole.loss.tolist(), "n": sizes, "k": of_one_k}
-        return FittedLaw(law, points, _beyond(curves, whole, config), _sizes(points, config))
+        plain = _plain(law, points, [float(number) for number in whole.best], config)
+        return FittedLaw(law, points, _beyond(curves, whole, config), _sizes(points, config), plain)
 
     return _each("compute", _by_k(rows), of_k, _without_curves(rows))
+
+
+def _plain(law: Law, points: Columns, group: Sequence[Hashable], config: FitConfig) -> Law | None:
+    """The power law to read where an irreducible loss is not determined."""
+    if law.form is not IRREDUCIBLE or not law.undetermined:
+        return None
+    return fit_law(POWER, points["x"], y=points["y"], group=group, samples=config.samples, seed=config.seed)
 
 
 def _sizes(points: Columns, config: FitConfig) -> Law | None:
@@ -180,10 +190,8 @@ def fit_joint(rows: Sequence[Row], config: FitConfig) -> Fits:
 
 
 def fit_subject(rows: Sequence[Row], config: FitConfig) -> Fits:
-    """L_s(n): the loss at convergence against n, for each of several subject models."""
-    require_one(rows, "architecture", "k")
-    if len({row["subject"] for row in rows}) < 2:
-        raise UndeterminedError("L_s(n) needs runs on two or more subject models; name the sweeps of others too.")
+    """L_s(n): the loss at convergence against n, for each of several subject models, at every k that several have."""
+    require_one(rows, "architecture")
     converged = Converged(rows, config.gain)
 
     def of_subject(members: Sequence[Row]) -> FittedLaw:
@@ -196,8 +204,18 @@ def fit_subject(rows: Sequence[Row], config: FitConfig) -> Fits:
         }
         return _fitted(POWER, points, ("x",), config, along="x")
 
-    sizes = by(rows, lambda row: (row["subject_parameters"], row["subject"]))
-    named = {f"{subject} ({parameters:,} parameters)": members for (parameters, subject), members in sizes.items()}
+    shared = {
+        k: of_k for k, of_k in by(rows, lambda row: row["k"]).items() if len({row["subject"] for row in of_k}) > 1
+    }
+    if not shared:
+        raise UndeterminedError(
+            "L_s(n) needs runs of one k on two or more subject models; name the sweeps of others too."
+        )
+    named: dict[str, list[Row]] = {}
+    for k, of_k in shared.items():
+        for (parameters, subject), members in by(of_k, lambda row: (row["subject_parameters"], row["subject"])).items():
+            also = f", k = {k:g}" if len(shared) > 1 else ""
+            named[f"{subject} ({parameters:,} parameters{also})"] = members
     return _each("subject", named, of_subject, converged.left_out)
 
 
@@ -236,12 +254,13 @@ def _fitted(
     group = list(zip(*columns, strict=True))
     drawing: dict[str, Any] = {"group": group, "samples": config.samples, "seed": config.seed}
     law = fit_law(form, *columns, y=points["y"], **drawing)
+    fitted = FittedLaw(law, points, plain=_plain(law, points, group, config))
     if along is None:
-        return FittedLaw(law, points)
+        return fitted
     try:
-        return FittedLaw(law, points, extrapolate(form, *columns, y=points["y"], along=along, **drawing))
+        return fitted._replace(extrapolation=extrapolate(form, *columns, y=points["y"], along=along, **drawing))
     except UndeterminedError:  # too few sizes to do without the largest
-        return FittedLaw(law, points)
+        return fitted
 
 
 def _each(
@@ -300,7 +319,12 @@ def fit(what: str, rows: Sequence[Row], config: FitConfig) -> Fits:
     """
     if what not in KINDS:
         raise UserError(f"Unknown law '{what}'. Known: {', '.join(KINDS)}.")
-    return KINDS[what].fit(rows, config)
+    sparse = [row for row in rows if row["k"] is not None]
+    if not sparse:
+        raise UndeterminedError("No run has a k or a target L0, by which runs are told apart; sweep k.")
+    fits = KINDS[what].fit(sparse, config)
+    without = {row["name"]: "it has neither a k nor a target L0" for row in rows if row["k"] is None}
+    return fits._replace(left_out={**fits.left_out, **without})
 
 
 def predicted(fitted: FittedLaw, count: int = 100) -> tuple[Any, Prediction]:

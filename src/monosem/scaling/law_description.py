@@ -9,7 +9,14 @@ import numpy as np
 
 from monosem.laws.extrapolation import Extrapolation
 from monosem.scaling.fits import KINDS, Fits, FittedLaw
-from monosem.scaling.law_numbers import NOT_DETERMINED, Cell, power_of_ten, told_estimate, told_percent
+from monosem.scaling.law_numbers import (
+    NOT_DETERMINED,
+    NOT_DETERMINED_CELL,
+    Cell,
+    power_of_ten,
+    told_estimate,
+    told_percent,
+)
 
 # Of all that share a reason, so many are named.
 FIRST = 3
@@ -67,7 +74,10 @@ WRITINGS: dict[str, Writing] = {
 
 def describe(fits: Fits) -> Description:
     """Every law's parameters, how many runs it is of, their scatter, and how the smaller n foretell the largest."""
-    columns = {**WRITINGS[fits.what].symbols, "count": Label(words=_counted(fits)), "scatter": Label(words="Scatter")}
+    columns = dict(WRITINGS[fits.what].symbols)
+    if any(fitted.plain for fitted in fits.laws.values()):
+        columns["plain"] = Label(("−b",), "if L∞ is 0")
+    columns |= {"count": Label(words=_counted(fits)), "scatter": Label(words="Scatter")}
     if any(fitted.extrapolation for fitted in fits.laws.values()):
         columns["held_out"] = Label(words="Held out")
     told = {setting: _cells(fits.what, fitted) for setting, fitted in fits.laws.items()}
@@ -89,6 +99,7 @@ def _cells(what: str, fitted: FittedLaw) -> dict[str, Cell]:
     law = fitted.law
     return {
         **{name: told_estimate(estimate) for name, estimate in law.parameters.items()},
+        "plain": Cell("–") if fitted.plain is None else told_estimate(fitted.plain.parameters["exponent"]),
         "count": Cell(f"{law.groups if what == 'compute' else law.points:,}"),
         "scatter": Cell(told_percent(law.residual_scale)),
         "held_out": Cell("–") if fitted.extrapolation is None else _held_out(fitted.extrapolation),
@@ -111,6 +122,8 @@ def _notes(fits: Fits) -> list[Label]:
             " Held out: the greatest error of the law of all but the largest n about that one, and how many of its "
             "measurements lie inside their 95% intervals."
         )
+    if any(fitted.law.undetermined for fitted in fits.laws.values()):
+        told += f" {NOT_DETERMINED_CELL}: not determined by these runs."
     x = WRITINGS[fits.what].x
     refused = [Label(words=f"No law of {names}: {_written(why, x)}") for names, _, why in _grouped(fits.refused)]
     left_out = [

@@ -6,6 +6,8 @@ from typing import NamedTuple
 from monosem.laws.law import Estimate
 
 NOT_DETERMINED = "not determined"
+# In a cell, where the words would not fit.
+NOT_DETERMINED_CELL = "n. d."
 # Of a value whose interval is narrower still, so many digits are told.
 MOST_DIGITS = 5
 # Bounds are orders of magnitude apart from this factor on.
@@ -32,7 +34,7 @@ def told_estimate(estimate: Estimate) -> Cell:
     """
     value, low, high = estimate
     if value is None:
-        return Cell(NOT_DETERMINED)
+        return Cell(NOT_DETERMINED_CELL)
     if low is None or high is None:
         bounds = ("(−∞" if low is None else f"[{told(low)}", "∞)" if high is None else f"{told(high)}]")
         return Cell(told(value), "" if low is high is None else ", ".join(bounds))

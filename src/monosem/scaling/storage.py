@@ -63,6 +63,7 @@ def _law_record(fitted: FittedLaw) -> dict[str, Any]:
         "law": _compact(fitted.law.to_dict()),
         "points": fitted.points,
         "sizes": fitted.sizes and _compact(fitted.sizes.to_dict()),
+        "plain": fitted.plain and _compact(fitted.plain.to_dict()),
         "held_out": foretold,
     }
 
