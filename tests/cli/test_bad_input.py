@@ -275,7 +275,7 @@ def test_an_inspection_that_cannot_be_is_refused(
 
 def test_an_unknown_command_names_the_nearest(refused: Refused) -> None:
     assert "Unknown command 'trian'; did you mean 'train'?" in refused("trian")
-    assert "known: quickstart, train, cache, eval, compare, frontier, inspect" in refused("xyz")
+    assert "known: quickstart, train, cache, eval, compare, frontier, sweep, fit, recommend, inspect" in refused("xyz")
 
 
 def test_debug_shows_the_traceback_too(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,10 @@ from monosem.training.step import StepReport
 from monosem.training.trainer import Trainer, TrainingConfig, sample_variance
 
 every_architecture = pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+every_architecture_in_time = pytest.mark.parametrize(
+    "architecture",
+    [pytest.param(name, marks=() if name == "topk" else pytest.mark.slow) for name in sorted(ARCHITECTURES)],
+)
 
 WIDTH, ATOMS, ACTIVE = 32, 64, 3
 NO_AUXK = LossSettings(variance=1.0, aux_coefficient=0.0, k_aux=1, aux_share=1.0)
@@ -77,7 +81,7 @@ def random_autoencoder(architecture: str, **changes: Any) -> Autoencoder:
     return sae
 
 
-@every_architecture
+@every_architecture_in_time
 def test_it_learns_synthetic_data_and_recovers_its_atoms(architecture: str) -> None:
     """Of 64 atoms in 32 dimensions, nine in ten are found at cosine 0.9; by L1's shrinkage half the error may stay."""
     generator = seeded()

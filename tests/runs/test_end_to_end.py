@@ -98,14 +98,18 @@ def test_the_unmodified_activations_do_not_diverge(tmp_path: Path, make_config: 
     assert float(batch.loss(site, "kl")(batch.activations["transformer.h.1"])) == pytest.approx(0, abs=1e-12)
 
 
+def slow(changes: dict[str, Any]) -> Any:
+    return pytest.param(changes, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {"end_to_end": "kl"},
         {"end_to_end": "cross_entropy", "reconstruction_coefficient": 0.0},
-        {"end_to_end": "kl", "architecture": "jumprelu", "k": 32, "target_l0": 4.0},
-        {"end_to_end": "kl", "hookpoint": ("transformer.h.1.mlp:in",), "target": "transformer.h.1.mlp"},
-        {"end_to_end": "kl", "hookpoint": ("transformer.h.0", "transformer.h.1"), "crosscoder": True},
+        slow({"end_to_end": "kl", "architecture": "jumprelu", "k": 32, "target_l0": 4.0}),
+        slow({"end_to_end": "kl", "hookpoint": ("transformer.h.1.mlp:in",), "target": "transformer.h.1.mlp"}),
+        slow({"end_to_end": "kl", "hookpoint": ("transformer.h.0", "transformer.h.1"), "crosscoder": True}),
     ],
     ids=str,
 )

@@ -113,7 +113,7 @@ def test_sweeps_of_rates_in_other_batches_have_laws_of_their_own() -> None:
 
 def test_the_frontier_is_below_every_curve_and_is_foretold() -> None:
     rows = [row(n, seed=seed) for n in SIZES for seed in (0, 1)]
-    fits = fit("compute", rows, FEW)
+    fits = fit("compute", rows, FitConfig(samples=20, gain=GAIN))
     law = fits.laws["k = 8"]
     for each in rows:
         compute = each["flops_per_token"] * np.array(each["curve_tokens"])

@@ -61,7 +61,7 @@ def test_runs_of_other_budgets_share_a_stream_and_end_as_they_would_alone(
     alone = sweep(make_sweep(tmp_path / "alone", *grids, training={"tokens": 2_000_000}, together=1), console=console)
     assert timeless(alone) == timeless(together) and {row["tokens"] for row in alone} == {320, 640, 960}
     step = HookpointRun.step
-    for batch in (11, 15, 21, 25):  # between and after the ends of runs
+    for batch in (11, 25):  # just after a run has ended, and when one alone is left
 
         def killed(self: HookpointRun, *arguments: Any, at: int = batch) -> bool:
             if self.trainer.progress.batches + 1 == at:

@@ -57,8 +57,8 @@ def show_comparison(comparison: Comparison, directory: Path) -> None:
     from rich.text import Text
 
     out = standard_output()
-    title = Text(f"{comparison.subject} · {comparison.hookpoint}\n", style="bold")
-    runs = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    out.print(Text(f"{comparison.subject} · {comparison.hookpoint}\n", style="bold"), soft_wrap=True)
+    runs = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     runs.add_column("", overflow="fold")  # where a line is short of room, only the names are folded
     for heading in ("L0", "Normalised MSE", "Cross-entropy increase", "Dead"):
         runs.add_column(heading, no_wrap=True)

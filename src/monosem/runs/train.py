@@ -189,9 +189,9 @@ def _serve_batches(
                 _save_checkpoints(going)
             if given_up:
                 raise UserError(given_up[0])
-            going = _save_ended(going, index + 1)
-            if interruption.received and going:
+            if interruption.received:
                 raise Interrupted(interruption.received, how_to_go_on)
+            going = _save_ended(going, index + 1)
 
 
 def _save_ended(runs: Sequence[HookpointRun], batches: int) -> list[HookpointRun]:

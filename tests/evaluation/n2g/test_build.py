@@ -218,8 +218,15 @@ ARCHITECTURES: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("settings", ARCHITECTURES, ids=lambda settings: settings["architecture"])
-@pytest.mark.parametrize("bos_id", [None, 1])
+@pytest.mark.parametrize(
+    ("settings", "bos_id"),
+    [
+        pytest.param(settings, bos_id, marks=pytest.mark.slow if number % 2 == (bos_id or 0) else ())
+        for number, settings in enumerate(ARCHITECTURES)
+        for bos_id in (None, 1)
+    ],
+    ids=lambda each: each["architecture"] if isinstance(each, dict) else str(each),
+)
 def test_patterns_are_those_of_the_literal_definition(make_model, settings: dict[str, Any], bos_id: int | None):
     check_against_the_literal_definition(make_model("gpt2").double(), settings, bos_id)
 
