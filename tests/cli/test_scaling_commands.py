@@ -135,5 +135,5 @@ def test_what_the_commands_cannot_do_is_refused(
     assert "does not exist" in refused("fit", "joint", "nowhere")
     assert "three or more n_latents" in refused("fit", "learning-rate", str(results))
     assert "None of 12 runs is of k=(7,)" in refused("fit", "tokens", str(results), "--k", "7")
-    assert "no laws of subject=gpt2" in refused("recommend", "--budget", "1e15", "--subject", "gpt2")
+    assert "--laws" in refused("recommend", "--budget", "1e15")
     assert "cannot be read" in refused("recommend", "--budget", "1e15", "--laws", str(tmp_path))

@@ -10,7 +10,7 @@ import pytest
 
 from monosem.errors import UserError
 from monosem.scaling.fits import fit
-from monosem.scaling.recommend import laws_of, recommend
+from monosem.scaling.recommend import recommend
 from monosem.scaling.selection import FitConfig
 from monosem.scaling.storage import load_fits, save_fits
 from monosem.training.schedules import auto_learning_rate
@@ -173,7 +173,7 @@ def test_damaged_laws_are_named_with_the_remedy(laws: Path, tmp_path: Path, dama
         recommend(1e13, tmp_path / "elsewhere")
 
 
-def test_other_subjects_need_laws_of_their_own(tmp_path: Path) -> None:
-    assert laws_of("gpt2", tmp_path) == tmp_path
-    with pytest.raises(UserError, match="no laws of subject=gpt2"):
-        laws_of("gpt2", None)
+def test_laws_of_another_subject_are_refused(laws: Path) -> None:
+    assert recommend(1e13, laws, subject="model") == recommend(1e13, laws)
+    with pytest.raises(UserError, match="are of subject=model, not gpt2"):
+        recommend(1e13, laws, subject="gpt2")

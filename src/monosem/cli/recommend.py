@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from monosem.cli.parsing import parse
 from monosem.laws.law import Estimate
-from monosem.scaling.recommend import Recommendation, laws_of, recommend
-from monosem.subject.builtin import BUILTIN
+from monosem.scaling.recommend import Recommendation, recommend
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,15 +16,15 @@ if TYPE_CHECKING:
 class Recommend:
     """Say what to train for an amount of compute, by laws fitted with `monosem fit`.
 
-    monosem recommend --budget 1e15 --k 32
+    monosem recommend --budget 1e15 --laws runs/sweep/laws --k 32
     """
 
     budget: float
     """FLOPs of training the autoencoder, as if it were dense: 12 · n_latents · d_model a token."""
-    subject: str = BUILTIN
-    """The subject model; the laws of 'builtin' come with monosem."""
-    laws: Path | None = None
-    """Directory of fitted laws; needed for any other subject."""
+    laws: Path
+    """Directory of fitted laws."""
+    subject: str | None = None
+    """Make sure that the laws are of this subject model."""
     k: float | None = None
     """Latents a token."""
 
@@ -33,7 +32,7 @@ class Recommend:
 def main(arguments: list[str], console: "Console") -> None:
     """Parse, ask the laws, print."""
     command: Recommend = parse(Recommend, arguments, "recommend")
-    found = recommend(command.budget, laws_of(command.subject, command.laws), k=command.k)
+    found = recommend(command.budget, command.laws, k=command.k, subject=command.subject)
     _show(found)
 
 

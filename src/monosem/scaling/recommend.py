@@ -8,11 +8,7 @@ from monosem.laws.law import Estimate, Prediction
 from monosem.sae.config import AutoencoderConfig
 from monosem.scaling.budget import dense_equivalent_flops
 from monosem.scaling.storage import StoredFits, StoredLaw, load_fits
-from monosem.subject.builtin import BUILTIN
 from monosem.training.schedules import auto_learning_rate
-
-# The builtin subject's laws: those of docs/results/scaling.
-BUILTIN_LAWS = Path(__file__).parent / "builtin_laws"
 
 
 class Recommendation(NamedTuple):
@@ -36,12 +32,13 @@ class Recommendation(NamedTuple):
     """What to be wary of."""
 
 
-def recommend(budget: float, laws: Path, *, k: float | None = None) -> Recommendation:
+def recommend(budget: float, laws: Path, *, k: float | None = None, subject: str | None = None) -> Recommendation:
     """Answer from the laws in a directory: compute, and if they are there learning-rate, tokens and downstream.
 
     Args:
         budget: FLOPs of training the autoencoder, dense-equivalent (docs/budget.md).
         k: latents a token; by default the one that there is a law for.
+        subject: refuse laws of another subject model.
 
     Raises:
         UserError: the laws are missing or do not say how the best size grows with compute, or there are none of this k.
@@ -49,6 +46,11 @@ def recommend(budget: float, laws: Path, *, k: float | None = None) -> Recommend
     if not 0 < budget < float("inf"):
         raise UserError(f"budget={budget} is not positive; give FLOPs, such as 1e15.")
     compute = load_fits(laws / "compute.json")
+    if subject is not None and subject != compute.runs["subject"]:
+        raise UserError(
+            f"The laws in {laws} are of subject={compute.runs['subject']}, not {subject}; fit laws to a sweep on it, and "
+            "name their directory by --laws."
+        )
     k, frontier = _of_k(compute, k)
     if frontier.sizes is None:
         raise UserError(
@@ -150,19 +152,3 @@ def _notes(
             "for this budget a larger dictionary helps more."
         )
     return notes
-
-
-def laws_of(subject: str, laws: Path | None) -> Path:
-    """Where the laws of a subject are.
-
-    Raises:
-        UserError: none are shipped for it, and no directory was named.
-    """
-    if laws is not None:
-        return laws
-    if subject == BUILTIN:
-        return BUILTIN_LAWS
-    raise UserError(
-        f"There are no laws of subject={subject}; fit them to a sweep's results with `monosem fit all RESULTS`, and "
-        "name the directory by --laws."
-    )
