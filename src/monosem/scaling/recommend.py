@@ -48,8 +48,8 @@ def recommend(budget: float, laws: Path, *, k: float | None = None, subject: str
     compute = load_fits(laws / "compute.json")
     if subject is not None and subject != compute.runs["subject"]:
         raise UserError(
-            f"The laws in {laws} are of subject={compute.runs['subject']}, not {subject}; fit laws to a sweep on it, and "
-            "name their directory by --laws."
+            f"The laws in {laws} are of subject={compute.runs['subject']}, not {subject}; fit laws to a sweep on it, "
+            "and name their directory by --laws."
         )
     k, frontier = _of_k(compute, k)
     if frontier.sizes is None:
