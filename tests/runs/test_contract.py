@@ -23,10 +23,13 @@ from monosem.training.step import StepReport
 from monosem.training.trainer import Trainer, TrainingConfig, sample_variance
 
 every_architecture = pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
-every_architecture_in_time = pytest.mark.parametrize(
-    "architecture",
-    [pytest.param(name, marks=() if name == "topk" else pytest.mark.slow) for name in sorted(ARCHITECTURES)],
-)
+
+
+def slow_unless(*fast: str) -> pytest.MarkDecorator:
+    """Every architecture; all but a few only where there is time."""
+    marks = {name: () if name in fast else pytest.mark.slow for name in sorted(ARCHITECTURES)}
+    return pytest.mark.parametrize("architecture", [pytest.param(name, marks=mark) for name, mark in marks.items()])
+
 
 WIDTH, ATOMS, ACTIVE = 32, 64, 3
 NO_AUXK = LossSettings(variance=1.0, aux_coefficient=0.0, k_aux=1, aux_share=1.0)
@@ -81,7 +84,7 @@ def random_autoencoder(architecture: str, **changes: Any) -> Autoencoder:
     return sae
 
 
-@every_architecture_in_time
+@slow_unless("topk")
 def test_it_learns_synthetic_data_and_recovers_its_atoms(architecture: str) -> None:
     """Of 64 atoms in 32 dimensions, nine in ten are found at cosine 0.9; by L1's shrinkage half the error may stay."""
     generator = seeded()
@@ -206,7 +209,7 @@ def test_it_works_in_bfloat16_autocast(architecture: str) -> None:
     assert all(parameter.dtype == torch.float32 for parameter in trainer.sae.parameters())
 
 
-@every_architecture
+@slow_unless("topk", "batch_topk", "relu", "jumprelu")
 def test_a_run_survives_being_killed_and_is_spliced_and_evaluated(
     architecture: str, train_whole_and_cut: Callable[..., TrainedRun]
 ) -> None:
