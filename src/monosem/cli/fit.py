@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from monosem.cli.parsing import parse
+from monosem.cli.show import standard_output
 from monosem.errors import UserError
 from monosem.files import write_atomically
 from monosem.runlog import ProgressLine
@@ -72,11 +73,9 @@ def main(arguments: list[str], console: "Console") -> None:
 
 
 def _fit(what: str, rows: list[Row], config: FitConfig, out: Path) -> None:
-    from rich.console import Console
-
     fits = fit(what, rows, config)
     save_fits(fits, rows, config, out / f"{what}.json")
     draw_fits(fits, rows, out)
     write_atomically(out / f"{what}.md", law_markdown(fits).encode())
     write_atomically(out / f"{what}.tex", law_latex(fits).encode())
-    Console().print(law_table(fits))
+    standard_output().print(law_table(fits))

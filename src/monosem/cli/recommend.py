@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from monosem.cli.parsing import parse
+from monosem.cli.show import standard_output
 from monosem.laws.law import Estimate
 from monosem.scaling.recommend import Recommendation, recommend
 
@@ -38,7 +39,6 @@ def main(arguments: list[str], console: "Console") -> None:
 
 def _show(found: Recommendation) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -57,7 +57,7 @@ def _show(found: Recommendation) -> None:
         if estimate is not None:
             interval = f"[{estimate.low:{form}}, {estimate.high:{form}}]"
             table.add_row(name, f"{estimate.value:{form}}", Text(interval, style="dim"))
-    console = Console()
+    console = standard_output()
     console.print(table)
     for note in found.notes:
         console.print(note, highlight=False)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from monosem.cli.parsing import parse
+from monosem.cli.show import standard_output
 from monosem.config import load_toml, require_positive
 from monosem.scaling.config import SweepConfig
 from monosem.scaling.processes import sweep_in_processes
@@ -51,10 +52,9 @@ def main(arguments: list[str], console: "Console") -> None:
 
 def _show(rows: list[Row], out: Path) -> None:
     """The table of the rows by normalised MSE, the best first, as many as fit."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = standard_output()
     columns = ("architecture", "n_latents", "k", "tokens", "learning_rate", "seed", "normalized_mse", "l0")
     table = Table(*("nmse" if name == "normalized_mse" else name for name in columns))
     for row in sorted(rows, key=lambda row: row["normalized_mse"])[:_SHOWN]:

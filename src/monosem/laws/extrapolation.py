@@ -54,13 +54,19 @@ def extrapolate(
     is_held_out = np.isin(swept, np.unique(swept)[-largest:])
     kept = [name for name, held_out in zip(names, is_held_out, strict=True) if not held_out]
     law = fit_law(form, *columns[:, ~is_held_out], y=measured[~is_held_out], group=kept, samples=samples, seed=seed)
-    held_out = measured[is_held_out]
-    predicted = law.predict(*columns[:, is_held_out], observed=True)
+    return judge(law, columns[:, is_held_out], measured[is_held_out])
+
+
+def judge(
+    law: Law, variables: Float64[ndarray, "variables held_out"], measured: Float64[ndarray, " held_out"]
+) -> Extrapolation:
+    """What a law says of measurements that it was not fitted to."""
+    predicted = law.predict(*variables, observed=True)
     return Extrapolation(
         law=law,
-        variables=columns[:, is_held_out],
-        measured=held_out,
+        variables=variables,
+        measured=measured,
         predicted=predicted,
-        relative_errors=predicted.value / held_out - 1,
-        is_inside=(predicted.low <= held_out) & (held_out <= predicted.high),
+        relative_errors=predicted.value / measured - 1,
+        is_inside=(predicted.low <= measured) & (measured <= predicted.high),
     )

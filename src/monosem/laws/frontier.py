@@ -7,8 +7,7 @@ import torch
 from numpy import ndarray
 
 from monosem.laws.curves import Curve, Envelope, envelope
-from monosem.laws.determination import undetermined_parameters
-from monosem.laws.fit import rounded, starts
+from monosem.laws.fit import fitted_law, starts
 from monosem.laws.fitting import Fit, minimise, robust_fit
 from monosem.laws.forms import IRREDUCIBLE
 from monosem.laws.law import Law, UndeterminedError
@@ -43,15 +42,7 @@ def fit_frontier(curves: Sequence[Curve], *, per_decade: int = 10, samples: int 
             f"Of {samples} draws of the {len(curves)} runs {samples - len(found)} have no frontier; train more sizes."
         )
     coefficients = np.array(found).reshape(-1, len(fit.coefficients))
-    return Law(
-        form=IRREDUCIBLE,
-        best=fit.coefficients,
-        samples=rounded(coefficients),
-        residual_scale=fit.scale,
-        points=len(log_loss),
-        groups=len(curves),
-        undetermined=undetermined_parameters(IRREDUCIBLE, log_compute, terms, fit, coefficients) if samples else {},
-    )
+    return fitted_law(IRREDUCIBLE, log_compute, fit, coefficients, groups=len(curves))
 
 
 def _drawn_fit(curves: Sequence[Curve], fit: Fit, per_decade: int, generator: torch.Generator) -> ndarray | None:

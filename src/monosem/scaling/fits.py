@@ -4,18 +4,16 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from monosem.errors import UserError
 from monosem.laws.curves import envelope
-from monosem.laws.extrapolation import Extrapolation, extrapolate
+from monosem.laws.extrapolation import Extrapolation, extrapolate, judge
 from monosem.laws.fit import fit_law
 from monosem.laws.forms import IRREDUCIBLE, JOINT, POWER
 from monosem.laws.frontier import fit_frontier
-from monosem.laws.law import Form, Law, Prediction, UndeterminedError
+from monosem.laws.law import Form, Law, UndeterminedError
 from monosem.laws.optimum import optimum
 from monosem.scaling.results import Row
-from monosem.scaling.selection import Converged, FitConfig, best_of_each, by, curve_of, require_one
+from monosem.scaling.selection import NO_CURVE, Converged, FitConfig, best_of_each, by, curve_of, require_one
 
 Columns = dict[str, list[float]]
 
@@ -131,19 +129,7 @@ def _beyond(curves: Sequence[Any], whole: Any, config: FitConfig) -> Extrapolati
     is_beyond = whole.compute > reach.compute.max()
     if not is_beyond.any():
         return None
-    measured, predicted = whole.loss[is_beyond], law.predict(whole.compute[is_beyond], observed=True)
-    return _judged(law, whole.compute[is_beyond][None], measured, predicted)
-
-
-def _judged(law: Law, variables: Any, measured: Any, predicted: Prediction) -> Extrapolation:
-    return Extrapolation(
-        law=law,
-        variables=variables,
-        measured=measured,
-        predicted=predicted,
-        relative_errors=predicted.value / measured - 1,
-        is_inside=(predicted.low <= measured) & (measured <= predicted.high),
-    )
+    return judge(law, whole.compute[is_beyond][None], whole.loss[is_beyond])
 
 
 def fit_tokens(rows: Sequence[Row], config: FitConfig) -> Fits:
@@ -242,8 +228,7 @@ def _by_k(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def _without_curves(rows: Sequence[Row]) -> dict[str, str]:
-    why = "no held-out curve was recorded; set held_out_points in [log]"
-    return {row["name"]: why for row in rows if not row["curve_tokens"]}
+    return {row["name"]: NO_CURVE for row in rows if not row["curve_tokens"]}
 
 
 def _fitted(
@@ -325,9 +310,3 @@ def fit(what: str, rows: Sequence[Row], config: FitConfig) -> Fits:
     fits = KINDS[what].fit(sparse, config)
     without = {row["name"]: "it has neither a k nor a target L0" for row in rows if row["k"] is None}
     return fits._replace(left_out={**fits.left_out, **without})
-
-
-def predicted(fitted: FittedLaw, count: int = 100) -> tuple[Any, Prediction]:
-    """A law of one variable over the range of its points, for a curve."""
-    x = np.geomspace(min(fitted.points["x"]), max(fitted.points["x"]), count)
-    return x, fitted.law.predict(x)

@@ -12,6 +12,9 @@ from monosem.errors import UserError
 from monosem.laws.curves import Convergence, Curve, convergence
 from monosem.scaling.results import Row, read_table
 
+# Why a run is left out of laws that are read from curves.
+NO_CURVE = "no held-out curve was recorded; set held_out_points in [log]"
+
 
 @dataclass(frozen=True, kw_only=True)
 class FitConfig:
@@ -106,7 +109,7 @@ class Converged(dict[str, Convergence]):
         self.left_out: dict[str, str] = {}
         for row in rows:
             if not row["curve_tokens"]:
-                self.left_out[row["name"]] = "no held-out curve was recorded; set held_out_points in [log]"
+                self.left_out[row["name"]] = NO_CURVE
                 continue
             tokens, loss = (np.array(row[name], dtype=np.float64) for name in ("curve_tokens", "curve_normalized_mse"))
             found = convergence(tokens, loss, gain=gain)

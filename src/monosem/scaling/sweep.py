@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from monosem.files import write_atomically
 from monosem.runlog import clock, require_packages
 from monosem.runs.config import RunConfig
 from monosem.runs.console import default_console
-from monosem.runs.directory import AUTOENCODER, CHECKPOINTS
+from monosem.runs.directory import AUTOENCODER, CHECKPOINTS, CONFIG
 from monosem.runs.groups import in_groups, prepare, require_same, train_and_evaluate
 from monosem.runs.inputs import Inputs, open_inputs
 from monosem.sae.storage import load_autoencoder
@@ -24,7 +24,6 @@ from monosem.scaling.shares import Share, stream_of, take_share, total_work
 if TYPE_CHECKING:
     from rich.console import Console
 
-CONFIG = "config.toml"
 HOW_TO_GO_ON = "the same command"
 
 
@@ -50,12 +49,12 @@ def sweep(config: SweepConfig, share: Share = Share(), *, console: "Console | No
     runs = config.runs()
     groups = take_share(runs, share, config.together)
     finished = finished_names(config)
-    require_same([run for group in groups for run in group if run.out.name not in finished])
+    pending = [left for group in groups if (left := [run for run in group if run.out.name not in finished])]
+    missing = [run for group in pending for run in group]
+    require_same(missing)
     _make(config)
-    missing = [run for group in groups for run in group if run.out.name not in finished]
     whole = Whole(missing)
     opened: tuple[Hashable, Inputs] | None = None
-    pending = [left for group in groups if (left := [run for run in group if run.out.name not in finished])]
     for number, group in enumerate(pending, start=1):
         if opened is None or opened[0] != stream_of(group[0]):
             opened = stream_of(group[0]), _open(group[0], runs, console)
@@ -90,9 +89,9 @@ class Whole:
         """These are finished."""
         self._done += total_work(runs)
 
-    def of(self, runs: Sequence[RunConfig]) -> "_Words":
-        """Words about the whole while these are trained."""
-        return _Words(self, runs)
+    def of(self, runs: Sequence[RunConfig]) -> Callable[[int], str]:
+        """Words about the whole while these are trained, by how many tokens they have been trained on."""
+        return lambda tokens: self.words(total_work(runs, up_to=tokens))
 
     def words(self, in_training: int) -> str:
         """With so much work done of what is in training."""
@@ -101,14 +100,6 @@ class Whole:
         if done and elapsed > 10:
             words += f", {clock(elapsed * (self._total - done) / done)} left"
         return words
-
-
-class _Words:
-    def __init__(self, whole: Whole, runs: Sequence[RunConfig]) -> None:
-        self._whole, self._runs = whole, runs
-
-    def __call__(self, tokens: int) -> str:
-        return self._whole.words(total_work(self._runs, up_to=tokens))
 
 
 def _make(config: SweepConfig) -> None:
