@@ -1,15 +1,17 @@
 """What the commands print on standard output when they are done."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from monosem.evaluation.bootstrap import Estimate, estimate
 from monosem.evaluation.comparison import METRICS, Comparison
 from monosem.evaluation.tables import evaluation_table, format_estimate
 from monosem.runs.directory import AUTOENCODER, EVALUATION, FIGURES, REPORT
 from monosem.runs.inspect import Context, Inspection, LatentView
+from monosem.runs.steering import Steered
 from monosem.runs.train import TrainedRun
+from monosem.sae.interventions import Intervention
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -177,3 +179,29 @@ def show_inspection(inspection: Inspection) -> None:
         table.add_row(Text(visible(view.token), style="bold"), Text(latents or "none active"))
     out.print(table)
     show_latents(inspection.latents)
+
+
+def show_steered(found: Steered, text: str, latents: Mapping[int, Intervention], tokenizer: Any) -> None:
+    """The next token's probabilities before and after, then the continuations of both."""
+    from rich import box
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    out = standard_output()
+    words = "   ".join(f"latent {latent}: {how} {strength:.3g}" for latent, (how, strength) in latents.items())
+    print_line(words.replace("ablate 0", "ablate") + "\n", out)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("Next token")
+    table.add_column("Before", justify="right")
+    table.add_column("After", justify="right")
+    for token, before, after in found.next:
+        shown = Text(visible(tokenizer.decode([token])).replace(" ", "␣"), style="bold")
+        table.add_row(shown, f"{before:.1%}", f"{after:.1%}")
+    out.print(table)
+    for heading, drawn in (("Before", found.before), ("After", found.after)):
+        out.print(f"[bold]{heading}[/]")
+        for ids in drawn:
+            line = Text(visible(text), style="dim").append(visible(tokenizer.decode(ids)), style="not dim")
+            out.print(Padding(line, (0, 0, 0, 2)))
+        out.print()

@@ -22,6 +22,7 @@ from monosem.errors import UserError
 from monosem.ops.reference import Chosen, joined, sparse_decode
 from monosem.sae.codes import Codes
 from monosem.sae.config import AutoencoderConfig
+from monosem.sae.interventions import Interventions, value_changes
 from monosem.sae.preprocess import Preprocessed, preprocess, undo_preprocess
 from monosem.sae.site import Provenance, Widths
 
@@ -265,6 +266,34 @@ class Autoencoder(nn.Module, ABC):
         """Raw activations, encoded and decoded, in the shape and dtype they came in."""
         decoded = self.decode(self.encode(activations))
         return decoded.reshape(*activations.shape[:-1], self.d_target).to(activations.dtype)
+
+    @torch.no_grad()
+    def intervene(
+        self,
+        activations: Float[Tensor, "*tokens d_model"],
+        latents: Interventions,
+        *,
+        keep_error: bool = True,
+        target: Float[Tensor, "*tokens d_target"] | None = None,
+    ) -> Float[Tensor, "*tokens d_target"]:
+        """Raw activations with some latents at other values: plus norm · Δz · W_dec[latent] for ``unit_norm``.
+
+        The other latents keep theirs. A transcoder changes ``target``, what it should give for these activations.
+
+        Args:
+            keep_error: change the activations themselves, which keep what the reconstruction misses; otherwise the
+                reconstruction.
+
+        Raises:
+            UserError: a latent or a strength is none: see ``value_changes``.
+        """
+        codes = self.encode(activations)
+        changes = value_changes(codes, latents).to(self.W_dec.dtype) @ self.W_dec[list(latents)]
+        changes = self.undo_preprocess(changes, torch.zeros_like(codes.mean), codes.norm)
+        wanted = activations if target is None else target
+        assert wanted.shape[-1] == self.d_target, "a transcoder changes its target"
+        base = wanted.reshape(-1, self.d_target).to(changes) if keep_error else self.decode(codes)
+        return (base + changes).reshape(wanted.shape)
 
     def _encode_piece(self, flat: Float[Tensor, "batch d_model"]) -> tuple[Preprocessed, Chosen]:
         inputs = self.preprocess(flat)

@@ -1,10 +1,10 @@
 """The subject model: load it, read its activations, put others in their place."""
 
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -58,6 +58,17 @@ class SubjectConfig:
             raise UserError(
                 f"revision={self.revision} is for models of the hub; leave it out with the builtin subject."
             )
+
+
+@runtime_checkable
+class Steerable(Protocol):
+    """What ``SubjectModel.steer`` needs of an autoencoder."""
+
+    def intervene(
+        self, activations: Tensor, latents: Mapping[int, Any], *, keep_error: bool = True, target: Tensor | None = None
+    ) -> Tensor:
+        """Raw activations, or a transcoder's target, with some latents at other values."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -193,6 +204,56 @@ class SubjectModel:
             UserError: the hookpoint is unknown, or a shape does not fit the pass.
         """
         with replaced(self.model, hookpoint, function, where):
+            yield
+
+    @contextmanager
+    def steer(
+        self,
+        hookpoint: str,
+        sae: Steerable,
+        latents: Mapping[int, Any],
+        *,
+        target: str | None = None,
+        keep_error: bool = True,
+        positions: slice = slice(None),
+    ) -> Generator[None]:
+        """Within the block, every forward pass continues with some latents at other values.
+
+        ``subject.steer(hookpoint, sae, {123: 0.8})`` adds 0.8 to latent 123 at every token, in the latent's own units;
+        ``Intervention("clamp", 0.8)`` in the place of the number, or ``add``, ``ablate``, ``scale``, says what to do.
+        Blocks may be nested.
+
+        Args:
+            hookpoint: what the autoencoder reads, and unless there is a target changes.
+            target: what a transcoder changes.
+            keep_error: change the activations themselves; otherwise the autoencoder's reconstruction of them.
+            positions: those of each block to change. Let an added BOS pass: autoencoders are not trained on it.
+
+        Raises:
+            UserError: the hookpoint is unknown, a latent does not exist, or the pass comes to the target first.
+        """
+        read: list[Tensor] = []
+
+        def see(value: Tensor) -> Tensor:
+            read[:] = [value]
+            return value
+
+        def change(value: Tensor) -> Tensor:
+            if target is None:
+                see(value)
+            if not read:
+                raise UserError(f"The pass comes to target={target} before {hookpoint}; a transcoder reads first.")
+            part, wanted = read[0][:, positions], value[:, positions]
+            new = sae.intervene(part, latents, keep_error=keep_error, target=wanted if target else None)
+            read.clear()
+            changed = value.clone()
+            changed[:, positions] = new.to(value)
+            return changed
+
+        with ExitStack() as hooks:
+            if target is not None:
+                hooks.enter_context(self.replace(hookpoint, see))
+            hooks.enter_context(self.replace(target or hookpoint, change))
             yield
 
     def logits(

@@ -84,7 +84,7 @@ CREATE TABLE neighbours (
     kind TEXT NOT NULL,          -- DECODER or FIRING
     rank INTEGER NOT NULL,
     other INTEGER NOT NULL,
-    similarity REAL NOT NULL,    -- cosine of decoder rows; tokens with both / √(tokens with one × tokens with the other)
+    similarity REAL NOT NULL,    -- cosine of decoder rows; or tokens with both / √(tokens with one · with the other)
     PRIMARY KEY (latent, kind, rank)
 ) WITHOUT ROWID;
 CREATE TABLE patterns (          -- N2G's, of the latents that an evaluation explained
@@ -145,7 +145,9 @@ def open_index(path: Path) -> sqlite3.Connection:
         connection.row_factory = sqlite3.Row
         found = connection.execute("SELECT value FROM meta WHERE key = 'format_version'").fetchone()
     except sqlite3.Error as error:
-        raise UserError(f"{path} is damaged: {error}; make it again with: monosem view --again {path.parent}") from error
+        raise UserError(
+            f"{path} is damaged: {error}; make it again with: monosem view --again {path.parent}"
+        ) from error
     if found is None or found["value"] != str(FORMAT_VERSION):
         raise UserError(
             f"{path} is of another version of monosem; make it again with: monosem view --again {path.parent}"
