@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from monosem.runs.train import resume as resume
     from monosem.runs.train import train as train
     from monosem.sae.config import AutoencoderConfig as AutoencoderConfig
+    from monosem.sae.interventions import Intervention as Intervention
     from monosem.sae.storage import load_autoencoder as load
     from monosem.subject.loading import load_subject as load_subject
     from monosem.subject.model import SubjectConfig as SubjectConfig
@@ -30,6 +31,7 @@ _HOMES = {
     "AutoencoderConfig": "monosem.sae.config:AutoencoderConfig",
     "CacheConfig": "monosem.runs.config:CacheConfig",
     "FrontierConfig": "monosem.runs.config:FrontierConfig",
+    "Intervention": "monosem.sae.interventions:Intervention",
     "RunConfig": "monosem.runs.config:RunConfig",
     "SubjectConfig": "monosem.subject.model:SubjectConfig",
     "TextConfig": "monosem.subject.text:TextConfig",

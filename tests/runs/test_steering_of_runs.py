@@ -77,5 +77,5 @@ def test_an_empty_text_and_a_crosscoder_are_refused(run: SteerableRun) -> None:
     run.sae.provenance = Provenance(
         model="tiny", revision=None, hookpoints=("transformer.h.1", HOOKPOINT), context_length=16
     )
-    with pytest.raises(UserError, match="A crosscoder's latents are known only when transformer.h.2 is"):
+    with pytest.raises(UserError, match=r"known only when transformer\.h\.2 is, and it would change transformer\.h\.1"):
         steered(run.subject, run.sae, TEXT, {})

@@ -15,6 +15,7 @@ from monosem.sae.interventions import Intervention
 from monosem.sae.site import Widths
 
 WIDTH, LATENTS = 7, 13
+WIDTHS = Widths((WIDTH,))
 CHANGES = {
     2: Intervention("add", 0.7),
     3: Intervention("clamp", 1.5),
@@ -23,7 +24,7 @@ CHANGES = {
 }
 
 
-def random_autoencoder(architecture: str = "topk", widths: Widths = Widths((WIDTH,)), **settings: Any) -> Autoencoder:
+def random_autoencoder(architecture: str = "topk", widths: Widths = WIDTHS, **settings: Any) -> Autoencoder:
     sparsity = {"k": 4} if "k" in ARCHITECTURES[architecture].settings else {}
     config = AutoencoderConfig(architecture=architecture, n_latents=LATENTS, **(sparsity | settings))
     sae = new_autoencoder(config, widths).double()
