@@ -6,6 +6,7 @@ is None is absent from the file.
 
 import dataclasses
 import difflib
+import sys
 import tomllib
 import types
 import typing
@@ -17,6 +18,8 @@ import tomli_w
 from monosem.errors import UserError
 
 Config = TypeVar("Config")
+
+_LARGEST_FLOAT = sys.float_info.max
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -116,7 +119,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return value
     if hint is Path and isinstance(value, str):
         return Path(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST_FLOAT:
         return float(value)
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value

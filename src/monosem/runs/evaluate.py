@@ -35,7 +35,7 @@ from monosem.runs.directory import (
     RESULTS,
     read_run,
 )
-from monosem.runs.inputs import open_held_out, open_text
+from monosem.runs.inputs import open_held_out, open_text, tell_changed_subject
 from monosem.runs.stored_results import Pieces, content_key, store_result, stored_result
 from monosem.sae.autoencoder import Autoencoder
 from monosem.sae.storage import load_autoencoder
@@ -124,12 +124,7 @@ def evaluate_inputs(
     sae = load_autoencoder(config.out, device=str(subject.device))
     if sae.provenance is None:
         raise UserError(f"{config.out} does not say which activations its autoencoder was trained on.")
-    if sae.provenance.revision != subject.revision:
-        console.print(
-            f"[yellow]The subject has changed since training:[/] {subject.name} was at {sae.provenance.revision} "
-            f"and is at {subject.revision} now",
-            highlight=False,
-        )
+    tell_changed_subject(sae.provenance, subject, console)
     blocks = open_held_out(config.subject, subject, text.held_out, config.evaluation.eval_tokens)
     documents = torch.from_numpy(text.held_out.document_of(blocks.positions))
     content = _content(config, subject)

@@ -11,6 +11,7 @@ from monosem.data.sources import ActivationSource, CachedActivations, Rows
 from monosem.errors import UserError
 from monosem.runlog import ProgressLine, short
 from monosem.runs.config import RunConfig
+from monosem.sae.site import Provenance
 from monosem.subject.blocks import Blocks, BlockStream, held_out_blocks
 from monosem.subject.loading import load_subject
 from monosem.subject.model import SubjectConfig, SubjectModel
@@ -94,6 +95,16 @@ def open_text(text: TextConfig, subject: SubjectModel, limit: int | None, consol
         soft_wrap=True,
     )
     return tokenized
+
+
+def tell_changed_subject(provenance: Provenance, subject: SubjectModel, console: "Console") -> None:
+    """Say so where the subject is not the one that the autoencoder was trained on."""
+    if provenance.revision != subject.revision:
+        console.print(
+            f"[yellow]The subject has changed since training:[/] {subject.name} was at {provenance.revision} "
+            f"and is at {subject.revision} now",
+            highlight=False,
+        )
 
 
 def open_stream(config: SubjectConfig, subject: SubjectModel, split: TokenSplit, seed: int) -> BlockStream:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt
-from torch import Tensor
+from jaxtyping import UInt
 
 from monosem.errors import UserError
 from monosem.evaluation.examples import Examples, load_examples, telling_latents
+from monosem.runs.block_codes import encode_text
 from monosem.runs.config import RunConfig
 from monosem.runs.console import default_console
 from monosem.runs.directory import EVALUATION, EXAMPLES, read_run
@@ -114,12 +114,10 @@ class Reader:
         Raises:
             UserError: the text holds no token.
         """
-        assert self.sae.provenance is not None
         ids: list[int] = self.subject.tokenizer.encode(text, add_special_tokens=False, verbose=False)
         if not ids:
             raise UserError("The text to inspect is empty; give at least one word.")
-        raw = torch.cat([self._activations(ids[i : i + self._block]) for i in range(0, len(ids), self._block)])
-        codes = self.sae.encode(raw)
+        codes = encode_text(self.sae, self.subject, ids, self.config.subject.context_length)
         views: list[TokenView] = []
         strongest: dict[int, float] = {}
         for token, start, stop in zip(ids, codes.row_offsets, codes.row_offsets[1:], strict=False):
@@ -130,19 +128,6 @@ class Reader:
                 strongest[latent] = max(value, strongest.get(latent, 0.0))
         top = sorted(strongest, key=lambda latent: -strongest[latent])[:latents]
         return Inspection(views, [self.view(latent, 3) for latent in top])
-
-    @property
-    def _block(self) -> int:
-        """Tokens of text a block."""
-        return self.config.subject.context_length - (self.subject.bos_id is not None)
-
-    def _activations(self, ids: list[int]) -> Tensor:
-        """Raw activations of one block of text, its BOS left out."""
-        assert self.sae.provenance is not None
-        bos = [] if self.subject.bos_id is None else [self.subject.bos_id]
-        tokens: Int64[Tensor, "1 length"] = torch.tensor([bos + ids])
-        site = self.sae.provenance.site
-        return site.read(self.subject.capture(tokens, site.inputs))[0, len(bos) :]
 
 
 def require_same_text(run: Path, config: RunConfig) -> None:

@@ -1,0 +1,138 @@
+"""The viewer as files that any web server serves: the pages, and in place of the API the records, in pieces."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal
+
+from monosem.errors import UserError
+from monosem.files import write_atomically
+from monosem.runlog import ProgressLine
+from monosem.runs.console import default_console
+from monosem.viewer.comparison import Comparison
+from monosem.viewer.reading import Library
+from monosem.viewer.static_files import INDEX, static_files
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+MARK = "monosem-export.json"
+"""Says that a directory is an export, and which files beside the data are its own."""
+DATA = "data"
+LATENTS_A_FILE = 100
+SEARCH_LATENTS_A_FILE = 2000
+COMPARE_LATENTS_A_FILE = 2000
+
+_SOURCE = re.compile(rb'(<meta name="monosem-source" content=")live(")')
+
+
+def export(library: Library, out: Path, comparison: Comparison | None = None, console: "Console | None" = None) -> None:
+    """Write the pages and all that they show into a directory; an earlier export there is replaced.
+
+    Prompts and steering need a server and are left out. Each file is whole or absent; the index page comes last.
+
+    Args:
+        console: where progress is shown; by default standard error.
+
+    Raises:
+        UserError: the directory holds something else, or cannot be written.
+    """
+    pages = {name: file.content for name, file in static_files().items()}
+    index, count = _SOURCE.subn(rb"\1static\2", pages.pop(INDEX))
+    assert count == 1, "the page must say where it takes its data from"
+    _prepare(out, [INDEX, *pages])
+    pieces = _Pieces(out / DATA)
+    pieces.write("run.json", library.run(compare=None if comparison is None else comparison.other.name))
+    pieces.write("scatter.json", library.scatter())
+    with ProgressLine("Exporting", library.n_latents, console or default_console(), unit="latents") as line:
+        contents: dict[str, Any] = {
+            "search": pieces.write_range(
+                "search", library.n_latents, SEARCH_LATENTS_A_FILE, library.search_entries, lambda _: None
+            ),
+            "latents": pieces.write_range("latents", library.n_latents, LATENTS_A_FILE, library.latents, line.update),
+        }
+    if comparison is not None:
+        pieces.write("compare.json", _compared(comparison, pieces))
+    pieces.write("contents.json", contents)
+    for name, content in {**pages, INDEX: index}.items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(out / name, content)
+
+
+def _prepare(out: Path, names: list[str]) -> None:
+    """Make the directory, or take an earlier export out of it, and mark it as one."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if any(out.iterdir()):
+            for name in _own_files(out):
+                (out / name).unlink(missing_ok=True)
+            if (out / DATA).exists():
+                shutil.rmtree(out / DATA)
+    except OSError as error:
+        raise UserError(f"out={out} cannot be written: {error.strerror}; choose another directory.") from error
+    write_atomically(out / MARK, (json.dumps({"files": names}, indent=1) + "\n").encode())
+
+
+def _own_files(out: Path) -> list[str]:
+    """The files of an earlier export, but for its data.
+
+    Raises:
+        UserError: there was none.
+    """
+    try:
+        names = [PurePosixPath(name) for name in json.loads((out / MARK).read_bytes())["files"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"out={out} is not empty and holds no earlier export; name an empty directory, or a new one."
+        ) from error
+    if outside := [name for name in names if name.is_absolute() or ".." in name.parts]:
+        raise UserError(f"{out / MARK} names {outside[0]}, which is not inside; remove it and empty the directory.")
+    return [str(name) for name in names]
+
+
+class _Pieces:
+    """The JSON files under ``data/``."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def write(self, name: str, record: object) -> None:
+        path = self._directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        write_atomically(path, text.encode())
+
+    def write_range(
+        self,
+        name: str,
+        n_latents: int,
+        size: int,
+        read: Callable[[int, int], list[dict[str, Any]]],
+        report: Callable[[int], None],
+    ) -> dict[str, int]:
+        """The records of all latents, ``size`` in each file; how they are cut."""
+        starts = range(0, n_latents, size)
+        for number, first in enumerate(starts):
+            last = min(first + size, n_latents) - 1
+            self.write(f"{name}/{number}.json", {"first": first, "latents": read(first, last)})
+            report(last + 1)
+        return {"size": size, "files": len(starts)}
+
+
+def _compared(comparison: Comparison, pieces: _Pieces) -> dict[str, Any]:
+    """What ``compare.json`` holds: how the sides' records are cut, and each latent's best cosine, to sort by."""
+    contents: dict[str, Any] = {"run": comparison.run.name, "other": comparison.other.name}
+    sides: dict[Literal["run", "other"], Any] = {"run": comparison.run, "other": comparison.other}
+    for name, side in sides.items():
+        cut = pieces.write_range(
+            f"compare/{name}",
+            side.library.n_latents,
+            COMPARE_LATENTS_A_FILE,
+            lambda first, last, name=name: comparison.records(name, range(first, last + 1)),
+            lambda _: None,
+        )
+        best = [round(value, 4) for value in side.nearest.cosines[:, 0].tolist()]
+        contents[f"of_{name}"] = {"of": side.library.n_latents, **cut, "similarity": best}
+    return contents
