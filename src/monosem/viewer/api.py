@@ -8,7 +8,7 @@ import anyio
 import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route, Router
 
 from monosem.viewer.comparison import Comparison, ComparisonQuery
 from monosem.viewer.live import LiveRun, SteerRequest
@@ -59,18 +59,19 @@ class Api:
         self._library, self._live, self._comparison = library, live, comparison
         self._querying, self._reading = anyio.CapacityLimiter(QUERY_THREADS), anyio.CapacityLimiter(1)
 
-    def routes(self) -> list[Route]:
+    def routes(self) -> Mount:
         """All addresses."""
-        return [
-            Route("/api/run", self._get(Nothing, self._run)),
-            Route("/api/scatter", self._get(Nothing, lambda _: self._library.scatter())),
-            Route("/api/latents/{latent}", self._latent),
-            Route("/api/search", self._get(Query, self._library.search)),
-            Route("/api/tokens", self._get(TokenQuery, lambda query: {"tokens": self._library.tokens(query.text)})),
-            Route("/api/compare", self._get(ComparisonQuery, self._compare)),
-            Route("/api/prompt", self._post(Prompt, prompt_record), methods=["POST"]),
-            Route("/api/steer", self._post(SteerRequest, steer_record), methods=["POST"]),
+        routes = [
+            Route("/run", self._get(Nothing, self._run)),
+            Route("/scatter", self._get(Nothing, lambda _: self._library.scatter())),
+            Route("/latents/{latent}", self._latent),
+            Route("/search", self._get(Query, self._library.search)),
+            Route("/tokens", self._get(TokenQuery, lambda query: {"tokens": self._library.tokens(query.text)})),
+            Route("/compare", self._get(ComparisonQuery, self._compare)),
+            Route("/prompt", self._post(Prompt, prompt_record), methods=["POST"]),
+            Route("/steer", self._post(SteerRequest, steer_record), methods=["POST"]),
         ]
+        return Mount("/api", Router(routes, redirect_slashes=False))
 
     def _get(self, kind: type[Asked], answer: Callable[[Asked], Record]) -> Endpoint:
         async def endpoint(request: Request) -> Response:

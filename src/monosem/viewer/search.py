@@ -85,7 +85,7 @@ def require_text(name: str, text: str) -> None:
         raise UserError(f"{name} has {len(text):,} characters and may have {SEARCH_CHARACTERS}; shorten it.")
 
 
-def require_between(name: str, value: float, low: float, high: float) -> None:
+def require_between(name: str, value: float | int, low: float | int, high: float | int) -> None:
     """Refuse a number out of range.
 
     Raises:

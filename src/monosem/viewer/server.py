@@ -59,7 +59,7 @@ def make_app(
         Middleware(BodyLimit),
     ]
     answers = {UserError: _refused, sqlite3.Error: _damaged, HTTPException: _no_address}
-    routes = [*Api(library, live, comparison).routes(), Route("/{name:path}", _static_endpoint())]
+    routes = [Api(library, live, comparison).routes(), Route("/{name:path}", _static_endpoint())]
     return Starlette(routes=routes, middleware=protections, exception_handlers=answers)
 
 
