@@ -24,7 +24,7 @@ from monosem.evaluation.n2g import build
 from monosem.evaluation.n2g.examples import Firings, collect_examples, read_firings, text_of
 from monosem.evaluation.sample import Sample, take_sample
 from monosem.sae.autoencoder import Autoencoder
-from monosem.subject.blocks import held_out_blocks
+from monosem.subject.blocks import EvenBlocks
 from monosem.subject.model import SubjectModel
 from monosem.subject.tokens import special_token_ids, tokenize_text
 
@@ -64,7 +64,7 @@ class CountingSubject(SubjectModel):
 def held_out_sample(subject: SubjectModel, tokens: int, context_length: int) -> Sample:
     split = tokenize_text(monosem.TextConfig(), subject.tokenizer, limit=None).held_out
     special = special_token_ids(subject.tokenizer)
-    blocks = held_out_blocks(split, context_length=context_length, special_ids=special, max_tokens=None)
+    blocks = EvenBlocks(split, context_length=context_length, special_ids=special, max_tokens=None).all()
     return take_sample(blocks, torch.from_numpy(split.document_of(blocks.positions)), blocks.kept, tokens)
 
 

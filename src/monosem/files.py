@@ -59,7 +59,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise _not_written(path, error) from error
+        raise not_written(path, error) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -79,7 +79,8 @@ class NotWrittenError(UserError):
     """The disk refused a file or a directory: it is full, or the place cannot be written."""
 
 
-def _not_written(path: Path, error: OSError) -> NotWrittenError:
+def not_written(path: Path, error: OSError) -> NotWrittenError:
+    """What to raise when the disk refuses."""
     return NotWrittenError(
         f"Could not write {path}: {error.strerror or error}; free some space or choose another place."
     )
@@ -103,7 +104,7 @@ def write_directory_atomically(path: Path) -> Generator[Path]:
         _replace_directory(path, temporary)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise _not_written(path, error) from error
+        raise not_written(path, error) from error
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

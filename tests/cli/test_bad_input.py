@@ -49,7 +49,7 @@ Refused = Callable[..., str]
         ("--multi-topk --k 17", "multi_topk keeps 4k = 68 latents, more than n_latents=64"),
         ("--aux-coefficient 0 --k-aux 3", "k_aux=3 would not be used"),
         ("--eval-tokens 0", "eval_tokens=0 is below 1"),
-        ("--eval-tokens 10", "10 held-out tokens were asked for, which is less than one block of 16"),
+        ("--eval-tokens 10", "10 tokens were asked for, which is less than one block of 16"),
         ("--log-every 0", "log_every=0 is below 1"),
         ("--held-out 0", "held_out=0.0 is not above 0"),
         ("--text nowhere.txt", "text 'nowhere.txt' is no file, no directory and no pattern"),

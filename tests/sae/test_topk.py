@@ -47,6 +47,7 @@ def test_at_inference_a_token_keeps_what_reaches_the_threshold_whatever_its_comp
     sae = random_autoencoder("batch_topk")
     sae.threshold.data.fill_(0.8)
     pre = torch.tensor([[0.7999, 0.8, 3.0, -1.0]] * 2 + [[0.1, 0.2, 0.3, 0.4]], dtype=torch.float64)
+    pre = torch.nn.functional.pad(pre, (0, N_LATENTS - 4), value=-1.0)
     values, indices, row_offsets = sae.keep(pre)
     assert values.tolist() == [3.0, 0.8, 3.0, 0.8]
     assert indices.tolist() == [2, 1, 2, 1]

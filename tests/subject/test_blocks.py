@@ -9,7 +9,7 @@ import torch
 
 from monosem.errors import UserError
 from monosem.subject import blocks
-from monosem.subject.blocks import Blocks, BlockStream, held_out_blocks
+from monosem.subject.blocks import Blocks, BlockStream, EvenBlocks
 from monosem.subject.tokens import TokenSplit
 
 SPECIAL = frozenset({0, 1, 70_000})
@@ -212,9 +212,9 @@ def test_epochs_without_a_row_are_passed_over() -> None:
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_held_out_blocks_are_cut_from_the_beginning_in_order(settings: dict[str, int]) -> None:
+def test_even_blocks_are_cut_from_the_beginning_in_order(settings: dict[str, int]) -> None:
     split = random_split(203)
-    found = held_out_blocks(split, context_length=8, special_ids=SPECIAL, max_tokens=None, **settings)
+    found = EvenBlocks(split, context_length=8, special_ids=SPECIAL, max_tokens=None, **settings).all()
     length = 8 - ("bos_id" in settings)
     expected = [literal_block(split, start, 8, **settings) for start in range(0, 203 - length + 1, length)]
     assert list(zip(*(part.tolist() for part in found), strict=True)) == [b for b in expected if any(b[1])]
@@ -223,7 +223,7 @@ def test_held_out_blocks_are_cut_from_the_beginning_in_order(settings: dict[str,
 @pytest.mark.parametrize("max_tokens", [8, 100, 777, 5000])
 def test_a_share_of_the_held_out_text_is_spread_over_all_of_it(max_tokens: int) -> None:
     split = random_split(10_000, special_share=0.05)
-    found = held_out_blocks(split, context_length=8, special_ids=SPECIAL, max_tokens=max_tokens)
+    found = EvenBlocks(split, context_length=8, special_ids=SPECIAL, max_tokens=max_tokens).all()
     assert max_tokens * 0.9 - 8 <= found.kept.sum() <= max_tokens
     starts = found.positions[:, 0]
     assert (starts % 8 == 0).all()
@@ -236,18 +236,29 @@ def test_a_share_of_the_held_out_text_is_spread_over_all_of_it(max_tokens: int) 
 def test_a_maximum_that_is_not_reached_takes_every_block() -> None:
     split = random_split(803)
     ends = [
-        held_out_blocks(split, context_length=8, special_ids=SPECIAL, max_tokens=max_tokens)
+        EvenBlocks(split, context_length=8, special_ids=SPECIAL, max_tokens=max_tokens).all()
         for max_tokens in (None, 803, 10**9)
     ]
     assert all(torch.equal(end.positions, ends[0].positions) for end in ends)
     rows = int(ends[0].kept.sum())
-    exact = held_out_blocks(split, context_length=8, special_ids=SPECIAL, max_tokens=rows)
+    exact = EvenBlocks(split, context_length=8, special_ids=SPECIAL, max_tokens=rows).all()
     assert torch.equal(exact.positions, ends[0].positions)
 
 
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_any_even_blocks_can_be_asked_for_by_number(settings: dict[str, int]) -> None:
+    found = EvenBlocks(random_split(500), context_length=8, special_ids=SPECIAL, max_tokens=90, **settings)
+    whole, middle, two = found.all(), found.take(slice(3, 7)), found.take(np.array([5, 1]))
+    assert len(found) == len(whole.tokens) > 7
+    assert found.rows == int(whole.kept.sum()) <= 90
+    assert all(torch.equal(part, all_[3:7]) for part, all_ in zip(middle, whole, strict=True))
+    assert all(torch.equal(part, all_[[5, 1]]) for part, all_ in zip(two, whole, strict=True))
+    assert found.starts.tolist() == whole.positions[:, -found.text_length].tolist()
+
+
 def test_a_maximum_below_one_block_is_refused() -> None:
-    with pytest.raises(UserError, match="At most 7 held-out tokens were asked for, which is less than one block of 8"):
-        held_out_blocks(random_split(100), context_length=8, special_ids=SPECIAL, max_tokens=7)
+    with pytest.raises(UserError, match="At most 7 tokens were asked for, which is less than one block of 8"):
+        EvenBlocks(random_split(100), context_length=8, special_ids=SPECIAL, max_tokens=7).all()
 
 
 # What cannot be cut
@@ -257,7 +268,7 @@ def both(split: TokenSplit, **settings: int) -> Iterator[Callable[[], object]]:
     """Each of the two ways of cutting, expected to be refused alike."""
     options = {"context_length": 8, "special_ids": SPECIAL, **settings}
     yield lambda: BlockStream(split, seed=0, **options)
-    yield lambda: held_out_blocks(split, max_tokens=None, **options)
+    yield lambda: EvenBlocks(split, max_tokens=None, **options).all()
 
 
 def test_a_block_with_a_bos_needs_one_token_less_of_text() -> None:

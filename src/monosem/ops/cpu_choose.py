@@ -115,8 +115,11 @@ def collect(product: Any, maxima: Any, b: Any, first: int, floors: Any, values: 
 
 
 @kernel
-def choose(product: Any, maxima: Any, x: Any, W: Any, b: Any, values: Any, indices: Any) -> None:
-    """Choose every token's latents: the buckets that may hold them, the candidates in these, the exact decision."""
+def choose(product: Any, maxima: Any, W: Any, b: Any, x: Any, slack: Any, values: Any, indices: Any) -> None:
+    """Choose every token's latents: the buckets that may hold them, the candidates in these, the exact decision.
+
+    Candidates are those that are not below the k-th by more than rounding the product can make it, and ``slack``.
+    """
     n, tokens = product.shape
     buckets, k = len(maxima), indices.shape[1]
     # The k-th largest of any groups' maxima is a lower bound for the k-th value; of 4k groups it is a close one.
@@ -137,14 +140,14 @@ def choose(product: Any, maxima: Any, x: Any, W: Any, b: Any, values: Any, indic
             find_groups_maxima(maxima, first, of_token)
             for t in range(here):
                 floor = kth_largest(of_token[t], groups, k, keys)
-                floors[t] = floor - share * (abs(floor) + greatest_bias)
+                floors[t] = floor - share * (abs(floor) + greatest_bias) - slack[first + t]
         found_values, found_places = np.empty((here, n), np.float32), np.empty((here, n), np.int32)
         counts = np.empty(here, np.int64)
         collect(product, maxima, b, first, floors, found_values, found_places, counts)
         for t in range(here):
             token, found, places = first + t, found_values[t], found_places[t]
             floor = kth_largest(found, counts[t], k, keys)
-            floor -= share * (abs(floor) + greatest_bias)
+            floor -= share * (abs(floor) + greatest_bias) + slack[token]
             candidates = 0
             for j in range(counts[t]):
                 if found[j] >= floor:

@@ -127,7 +127,7 @@ def evaluate_inputs(
     tell_changed_subject(sae.provenance, subject, console)
     blocks = open_held_out(config.subject, subject, text.held_out, config.evaluation.eval_tokens)
     documents = torch.from_numpy(text.held_out.document_of(blocks.positions))
-    content = _content(config, subject)
+    content = evaluated_content(config, subject)
     basics = _basics(config, sae, subject, blocks, documents, content, law, console)
     material = functools.cache(functools.partial(_material, config, sae, subject, blocks, documents))
     found = _parts(config, material, suite, parts, content, console)
@@ -155,7 +155,7 @@ def _joined(basics: Mapping[str, Any], text: str, parts: Mapping[str, Mapping[st
     return Evaluation({"format_version": FORMAT_VERSION, **basics, "metrics": metrics, "text": text, "parts": others})
 
 
-def _content(config: RunConfig, subject: SubjectModel) -> dict[str, Any]:
+def evaluated_content(config: RunConfig, subject: SubjectModel) -> dict[str, Any]:
     """What every result depends on."""
     return {
         "autoencoder": [file_checksum(path) for path in sorted((config.out / AUTOENCODER).iterdir())],

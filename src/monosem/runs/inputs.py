@@ -12,7 +12,7 @@ from monosem.errors import UserError
 from monosem.runlog import ProgressLine, short
 from monosem.runs.config import RunConfig
 from monosem.sae.site import Provenance
-from monosem.subject.blocks import Blocks, BlockStream, held_out_blocks
+from monosem.subject.blocks import Blocks, BlockStream, EvenBlocks
 from monosem.subject.loading import load_subject
 from monosem.subject.model import SubjectConfig, SubjectModel
 from monosem.subject.text import TextConfig, fingerprint
@@ -119,9 +119,11 @@ def open_stream(config: SubjectConfig, subject: SubjectModel, split: TokenSplit,
     )
 
 
-def open_held_out(config: SubjectConfig, subject: SubjectModel, split: TokenSplit, max_tokens: int | None) -> Blocks:
-    """The held-out blocks to evaluate on."""
-    return held_out_blocks(
+def open_even_blocks(
+    config: SubjectConfig, subject: SubjectModel, split: TokenSplit, max_tokens: int | None
+) -> EvenBlocks:
+    """So many tokens of a split in whole blocks, evenly spread."""
+    return EvenBlocks(
         split,
         context_length=config.context_length,
         special_ids=special_token_ids(subject.tokenizer),
@@ -129,6 +131,11 @@ def open_held_out(config: SubjectConfig, subject: SubjectModel, split: TokenSpli
         keep_special=config.keep_special,
         max_tokens=max_tokens,
     )
+
+
+def open_held_out(config: SubjectConfig, subject: SubjectModel, split: TokenSplit, max_tokens: int | None) -> Blocks:
+    """The held-out blocks to evaluate on."""
+    return open_even_blocks(config, subject, split, max_tokens).all()
 
 
 def open_inputs(config: RunConfig, console: "Console") -> Inputs:

@@ -6,8 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from monosem.ops import sparse
-from monosem.ops.reference import Chosen, even_rows
+from monosem.ops.reference import Chosen
 
 Nonlinearity = Literal["relu", "identity"]
 
@@ -15,12 +14,6 @@ Nonlinearity = Literal["relu", "identity"]
 def activate(kept: Float[Tensor, "..."], nonlinearity: Nonlinearity) -> Float[Tensor, "..."]:
     """Apply the nonlinearity to kept pre-activations. A value that the ReLU zeroes is kept but not active."""
     return torch.relu(kept) if nonlinearity == "relu" else kept
-
-
-def keep_topk(pre_activations: Float[Tensor, "batch n_latents"], k: int, nonlinearity: Nonlinearity) -> Chosen:
-    """TopK (Gao et al. 2024, §2.3): keep exactly the k largest pre-activations of each token, strongest first."""
-    values, indices = sparse.topk(pre_activations, k)
-    return even_rows(activate(values, nonlinearity), indices)
 
 
 def keep_positive(candidates: Chosen) -> Chosen:

@@ -19,7 +19,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from monosem.errors import UserError
-from monosem.ops.reference import Chosen, joined, sparse_decode
+from monosem.ops import sparse
+from monosem.ops.reference import Chosen, above, even_rows, joined, sparse_decode
 from monosem.sae.codes import Codes
 from monosem.sae.config import AutoencoderConfig
 from monosem.sae.interventions import Interventions, value_changes
@@ -53,7 +54,7 @@ class Response(NamedTuple):
 
 @runtime_checkable
 class Encode(Protocol):
-    """Finds among a batch's pre-activations those that training needs; without gradients."""
+    """Finds among a batch's pre-activations those that are needed; without gradients."""
 
     def largest(self, k: int) -> Chosen:
         """Every token's k largest, strongest first."""
@@ -62,6 +63,20 @@ class Encode(Protocol):
     def above(self, floors: Float[Tensor, " n_latents"]) -> Chosen:
         """All that are above their latent's floor."""
         ...
+
+
+class DensePreActivations(NamedTuple):
+    """All of a batch's pre-activations, to be searched."""
+
+    values: Float[Tensor, "batch n_latents"]
+
+    def largest(self, k: int) -> Chosen:
+        """Every token's k largest, strongest first."""
+        return even_rows(*sparse.topk(self.values, k))
+
+    def above(self, floors: Float[Tensor, " n_latents"]) -> Chosen:
+        """All that are above their latent's floor."""
+        return above(self.values, floors)
 
 
 class TrainingPass(NamedTuple):
@@ -82,7 +97,7 @@ class TrainingPass(NamedTuple):
 class Autoencoder(nn.Module, ABC):
     """Weights, preprocessing and decoding; each architecture says how pre-activations become latents.
 
-    At inference by ``keep``; in training by ``respond``, elementwise, on all of a batch's pre-activations or, which
+    At inference by ``choose``; in training by ``respond``, elementwise, on all of a batch's pre-activations or, which
     comes to the same, on ``candidates``, those that can matter.
     """
 
@@ -124,8 +139,12 @@ class Autoencoder(nn.Module, ABC):
         return self.config.n_latents
 
     @abstractmethod
+    def choose(self, encode: Encode) -> Chosen:
+        """Find each token's latents among its pre-activations, as at inference; strongest first."""
+
     def keep(self, pre_activations: Float[Tensor, "batch n_latents"]) -> Chosen:
-        """Choose each token's latents from its pre-activations, as at inference; strongest first."""
+        """The latents of tokens whose pre-activations are all there."""
+        return self.choose(DensePreActivations(pre_activations))
 
     @abstractmethod
     def candidates(self, encode: Encode) -> Chosen:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from monosem.ops.reference import Chosen, above
+from monosem.ops.reference import Chosen
 from monosem.sae.activations import keep_positive
 from monosem.sae.autoencoder import Autoencoder, Encode, Response, Term
 from monosem.sae.config import AutoencoderConfig
@@ -29,9 +29,9 @@ class PenalisedAutoencoder(Autoencoder):
     def candidates(self, encode: Encode) -> Chosen:
         return encode.above(self.floors())
 
-    def keep(self, pre_activations: Float[Tensor, "batch n_latents"]) -> Chosen:
-        candidates = above(pre_activations, self.floors())
-        response = self.respond(candidates.values, candidates.indices, len(pre_activations))
+    def choose(self, encode: Encode) -> Chosen:
+        candidates = self.candidates(encode)
+        response = self.respond(candidates.values, candidates.indices, len(candidates.row_offsets) - 1)
         return keep_positive(candidates._replace(values=response.terms[0].latents))
 
 

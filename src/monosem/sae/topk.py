@@ -7,8 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from monosem.ops import sparse
-from monosem.ops.reference import Chosen, above
-from monosem.sae.activations import activate, keep_positive, keep_topk
+from monosem.ops.reference import Chosen
+from monosem.sae.activations import activate, keep_positive
 from monosem.sae.autoencoder import Autoencoder, Encode, Response, Term, TrainingPass
 from monosem.sae.config import AutoencoderConfig
 from monosem.sae.site import Widths
@@ -28,8 +28,10 @@ class TopKAutoencoder(Autoencoder):
         """Latents a token that training needs: k, or 4k for Multi-TopK."""
         return 4 * self.config.k if self.config.multi_topk else self.config.k
 
-    def keep(self, pre_activations: Float[Tensor, "batch n_latents"]) -> Chosen:
-        return keep_topk(pre_activations, self.config.k, self.config.nonlinearity)
+    def choose(self, encode: Encode) -> Chosen:
+        """Exactly the k largest; a value that the ReLU zeroes is kept but not active."""
+        kept = encode.largest(self.config.k)
+        return kept._replace(values=activate(kept.values, self.config.nonlinearity))
 
     def candidates(self, encode: Encode) -> Chosen:
         return encode.largest(self.k_widest)
@@ -80,9 +82,9 @@ class BatchTopKAutoencoder(Autoencoder):
         super().__init__(config, widths)
         self.threshold = nn.Parameter(torch.zeros(()), requires_grad=False)
 
-    def keep(self, pre_activations: Float[Tensor, "batch n_latents"]) -> Chosen:
+    def choose(self, encode: Encode) -> Chosen:
         just_below = torch.nextafter(self.threshold, -torch.ones_like(self.threshold)).clamp(min=0)
-        return keep_positive(above(pre_activations, just_below.expand(pre_activations.shape[1])))
+        return keep_positive(encode.above(just_below.expand(self.n_latents).contiguous()))
 
     def candidates(self, encode: Encode) -> Chosen:
         """The batch's largest, looked for above a floor that leaves few, or if that leaves too few above zero."""

@@ -182,16 +182,8 @@ class BlockStream:
         return _Epoch(number, offset + order * self._line.text_length, first_rows)
 
 
-def held_out_blocks(
-    split: TokenSplit,
-    *,
-    context_length: int,
-    special_ids: frozenset[int],
-    bos_id: int | None = None,
-    keep_special: bool = False,
-    max_tokens: int | None,
-) -> Blocks:
-    """The blocks to evaluate on: cut from the line's beginning, in its order, all that is kept of each.
+class EvenBlocks:
+    """Blocks cut from a line's beginning, in its order, all that is kept of each; any range of them can be asked for.
 
     With ``max_tokens``, and more rows than that in the line, as many whole blocks as can never hold more rows, spread
     evenly over the line so that many documents are met. Blocks without a single row are passed over.
@@ -199,18 +191,46 @@ def held_out_blocks(
     Raises:
         UserError: there is not one block of text, or ``max_tokens`` is less than one block.
     """
-    line = _Line(split, context_length, special_ids, bos_id, keep_special)
-    counts = line.kept_counts(0)
-    chosen = np.flatnonzero(counts)
-    if max_tokens is not None and counts.sum() > max_tokens:
-        n_blocks = max_tokens // line.rows_of_full_block
-        if n_blocks == 0:
-            raise UserError(
-                f"At most {max_tokens} held-out tokens were asked for, which is less than one block of "
-                f"{line.rows_of_full_block}; ask for more, or lower context_length={context_length}."
-            )
-        chosen = chosen[np.arange(n_blocks) * len(chosen) // n_blocks]
-    return line.blocks(chosen * line.text_length)
+
+    def __init__(
+        self,
+        split: TokenSplit,
+        *,
+        context_length: int,
+        special_ids: frozenset[int],
+        bos_id: int | None = None,
+        keep_special: bool = False,
+        max_tokens: int | None,
+    ) -> None:
+        self.split, self.context_length = split, context_length
+        self._line = line = _Line(split, context_length, special_ids, bos_id, keep_special)
+        counts = line.kept_counts(0)
+        chosen = np.flatnonzero(counts)
+        if max_tokens is not None and counts.sum() > max_tokens:
+            n_blocks = max_tokens // line.rows_of_full_block
+            if n_blocks == 0:
+                raise UserError(
+                    f"At most {max_tokens} tokens were asked for, which is less than one block of "
+                    f"{line.rows_of_full_block}; ask for more, or lower context_length={context_length}."
+                )
+            chosen = chosen[np.arange(n_blocks) * len(chosen) // n_blocks]
+        self.starts: Int64[np.ndarray, " blocks"] = chosen * line.text_length
+        """Position in the line of each block's first token of text."""
+        self.text_length = line.text_length
+        """Tokens of text in a block."""
+        self.rows = int(counts[chosen].sum())
+        """Rows in all."""
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def take(self, which: slice | Int64[np.ndarray, " some"]) -> Blocks:
+        """Some of them, by number."""
+        return self._line.blocks(self.starts[which])
+
+    def all(self) -> Blocks:
+        """All of them."""
+        return self.take(slice(None))
 
 
 def _shuffled(count: int, seed: int) -> Int64[np.ndarray, " count"]:

@@ -115,11 +115,11 @@ CREATE TABLE ablations (         -- of the latents that an evaluation ablated
 """
 
 # Made when all rows are there, which is faster.
-_INDICES = """
-CREATE INDEX latents_by_density ON latents (density);
-CREATE INDEX fires_on_by_token ON fires_on (token, share DESC);
-CREATE INDEX logit_effects_by_token ON logit_effects (token, effect DESC);
-"""
+_INDICES = (
+    "CREATE INDEX latents_by_density ON latents (density)",
+    "CREATE INDEX fires_on_by_token ON fires_on (token, share DESC)",
+    "CREATE INDEX logit_effects_by_token ON logit_effects (token, effect DESC)",
+)
 
 
 def create_tables(connection: sqlite3.Connection) -> None:
@@ -128,8 +128,9 @@ def create_tables(connection: sqlite3.Connection) -> None:
 
 
 def create_indices(connection: sqlite3.Connection) -> None:
-    """Make the indices that searching needs."""
-    connection.executescript(_INDICES)
+    """Make the indices that searching needs, in the transaction that there is."""
+    for statement in _INDICES:
+        connection.execute(statement)
 
 
 def open_index(path: Path) -> sqlite3.Connection:

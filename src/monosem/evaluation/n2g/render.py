@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from monosem.evaluation.n2g.trie import Pattern
+from monosem.subject.token_text import decoded
 
 _SHOWN = {" ": "␣", "\n": "⏎", "\t": "⇥"}
 _MARKS = frozenset("·␣⏎⇥⟨⟩")
@@ -32,14 +33,8 @@ def token_reader(tokenizer: Any) -> Callable[[int], str]:
     """A function that shows a token by its text; without a tokenizer by its number."""
 
     def read(token: int) -> str:
-        if tokenizer is None:
-            return f"⟨{token}⟩"
-        text: str = tokenizer.decode([token])
-        if not text or "\ufffd" in text:
-            return f"⟨{token}⟩"
-        # Tokenizers that mark word starts by ▁ take the space of what they decode first.
-        name = str(tokenizer.convert_ids_to_tokens(token))
-        return visible(f" {text}" if name.startswith("▁") and not text.startswith(" ") else text)
+        text = None if tokenizer is None else decoded(tokenizer, token)
+        return f"⟨{token}⟩" if text is None else visible(text)
 
     return read
 

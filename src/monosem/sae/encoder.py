@@ -1,0 +1,38 @@
+"""Many tokens' codes, as ``encode`` gives them but without its dense product where the device has kernels."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from monosem.ops.reference import Chosen, joined
+from monosem.sae.autoencoder import Autoencoder
+
+Encoder = Callable[[Float[Tensor, "tokens d_model"]], Chosen]
+
+
+def make_encoder(sae: Autoencoder) -> Encoder:
+    """A function that gives the latents of raw activations: those of ``sae.encode``, to a tie in float32.
+
+    At n_latents=16384, d_model=256, k=32 a core with AMX takes 32 µs a token, where ``encode`` takes 105.
+    """
+    if sae.W_enc.device.type != "cpu" or sae.W_enc.dtype != torch.float32:
+        return lambda raw: _dense(sae, raw)
+    from monosem.ops import cpu  # numba is slow to import
+    from monosem.ops.exact import ExactProducts, exact_weights, tokens_at_once
+
+    cpu.use_as_many_threads_as_torch()
+    weights = exact_weights(sae.W_enc, sae.pre_activation_bias)
+
+    @torch.no_grad()
+    def encode(raw: Float[Tensor, "tokens d_model"]) -> Chosen:
+        inputs = (sae.preprocess(piece).x - sae.b_pre for piece in raw.split(tokens_at_once(sae.n_latents)))
+        return joined([sae.choose(ExactProducts(weights, x_centered)) for x_centered in inputs])
+
+    return encode
+
+
+def _dense(sae: Autoencoder, raw: Float[Tensor, "tokens d_model"]) -> Chosen:
+    codes = sae.encode(raw)
+    return Chosen(codes.values, codes.indices, codes.row_offsets)
