@@ -21,6 +21,7 @@ from monosem.sae.storage import save_autoencoder
 from monosem.subject.loading import load_subject
 from monosem.subject.model import SubjectConfig, SubjectModel
 from monosem.subject.text import TextConfig
+from monosem.training.trainer import TrainingConfig
 
 KINDS = (*sorted(ARCHITECTURES), "transcoder", "skip", "crosscoder")
 LENGTH = 16
@@ -77,9 +78,13 @@ def random_autoencoder(kind: str, subject: SubjectModel, **settings: Any) -> Aut
         if hasattr(sae, name):
             parameter = getattr(sae, name)
             parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    pre_activations = sae.pre_activations(x).detach()
     if hasattr(sae, "threshold"):
-        sae.threshold.data.fill_(0.2)
-    sae.b_enc.data.add_(-0.1 - 0.1 * torch.rand(sae.b_enc.shape, generator=generator))
+        sae.threshold.data.fill_(float(pre_activations.quantile(0.9)))
+    if hasattr(sae, "log_threshold"):
+        sae.log_threshold.data.fill_(float(pre_activations.quantile(0.9).log()))
+    shifts = 0.5 * torch.rand(sae.b_enc.shape, generator=generator)
+    sae.b_enc.data.sub_(pre_activations.std() * shifts)
     sae.b_enc.data[: config.n_latents // 20] = -9  # dead
     return sae.eval().requires_grad_(False)
 
@@ -108,6 +113,7 @@ def make_run(tmp_path: Path, tiny_subject: Path, tiny_text: Path) -> Callable[..
             subject=subject_config,
             text=TextConfig(text=(str(tiny_text),)),
             autoencoder=sae.config,
+            training=TrainingConfig(target_l0=4.0 if sae.has_penalty else None),
             evaluation=EvaluationConfig(eval_tokens=400, downstream_tokens=100, bootstrap_samples=10),
         )
         config.out.mkdir()

@@ -1,5 +1,4 @@
-from pathlib import Path
-from monosem.viewer.index import build_index, IndexConfig
+from monosem.viewer.index import IndexConfig, build_index
 from monosem.viewer.schema import open_index
 
 

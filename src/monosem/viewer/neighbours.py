@@ -15,6 +15,8 @@ from monosem.viewer.latents import Firings, Range
 
 # Cosines held at once where there are no kernels: 256 MB in float32.
 _ELEMENTS = 1 << 26
+# Below every cosine: that of a row of zeros.
+_NO_COSINE = -2.0
 
 
 class Nearest(NamedTuple):
@@ -44,41 +46,54 @@ def decoder_searcher(sae: Autoencoder, count: int) -> Callable[[Range], Nearest]
     """A function that finds the nearest latents by the cosine of their decoder rows; a row of zeros is near to none.
 
     Finding the decoder rows with the largest products is what an encoder does, so its kernels do it, if there are any.
-    Never holds all cosines.
+    Never holds all cosines. Of equal ones at the limit, any.
     """
     rows = sae.W_dec.detach().float().clone()
     normalize_rows(rows)
-    search, at_once = _search(rows, min(count + 1, len(rows)))
-    is_zero = (rows == 0).all(dim=1).cpu()
+    is_zero = (rows == 0).all(dim=1)
+    behind_all = _NO_COSINE * is_zero.float()
+    make_search = _search_by_kernels if rows.device.type == "cpu" else _search_densely
+    search, at_once = make_search(rows, behind_all, min(count + 1, len(rows)))
 
     @torch.no_grad()
     def find(where: Range) -> Nearest:
         places = torch.arange(where.first, where.last)
         pieces = [search(rows[piece.to(rows.device)]) for piece in places.split(at_once)]
-        values, others = (
-            torch.cat([each[part].cpu().view(len(each.row_offsets) - 1, -1) for each in pieces]) for part in (0, 1)
-        )
-        hidden = (others == places[:, None]) | is_zero[places][:, None] | is_zero[others.long()]
+        values, others = (torch.cat([each[part].cpu() for each in pieces]).view(len(places), -1) for part in (0, 1))
+        hidden = (others == places[:, None]) | (values < -1.5) | is_zero.cpu()[places][:, None]
         values = values.double().clamp(-1, 1).masked_fill(hidden, -torch.inf)
         values, order = values.sort(dim=1, descending=True, stable=True)
         others = others.long().gather(1, order).masked_fill(values.isinf(), -1)
-        short = (0, max(0, count - others.shape[1]))
+        missing = (0, max(0, count - others.shape[1]))
         return Nearest(
-            torch.nn.functional.pad(others, short, value=-1)[:, :count].numpy(),
-            torch.nn.functional.pad(values, short)[:, :count].numpy(),
+            torch.nn.functional.pad(others, missing, value=-1)[:, :count].numpy(),
+            torch.nn.functional.pad(values, missing)[:, :count].numpy(),
         )
 
     return find
 
 
-def _search(rows: Float[Tensor, "n_latents d"], k: int) -> tuple[Callable[[Tensor], Chosen], int]:
-    """A function that finds the k rows with the largest products with each of some, and how many to give it."""
-    if rows.device.type != "cpu":
-        return lambda some: DensePreActivations(some @ rows.T).largest(k), max(1, _ELEMENTS // len(rows))
+Search = Callable[[Float[Tensor, "some d"]], Chosen]
+"""Finds, for some rows, those with the largest products and biases."""
+
+
+def _search_by_kernels(
+    rows: Float[Tensor, "n_latents d"], bias: Float[Tensor, " n_latents"], k: int
+) -> tuple[Search, int]:
+    """A search for k rows, and how many to give it at once."""
     from monosem.ops.exact import ExactProducts, exact_weights, tokens_at_once
 
-    weights = exact_weights(rows, rows.new_zeros(len(rows)))
+    weights = exact_weights(rows, bias)
     return lambda some: ExactProducts(weights, some).largest(k), tokens_at_once(len(rows))
+
+
+def _search_densely(
+    rows: Float[Tensor, "n_latents d"], bias: Float[Tensor, " n_latents"], k: int
+) -> tuple[Search, int]:
+    return (
+        lambda some: DensePreActivations(torch.addmm(bias, some, rows.T)).largest(k),
+        max(1, _ELEMENTS // len(rows)),
+    )
 
 
 def encoder_cosines(sae: Autoencoder) -> Float64[Tensor, " n_latents"] | None:
