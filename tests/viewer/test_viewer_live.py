@@ -1,12 +1,10 @@
 """Texts that pass through a run's subject and autoencoder."""
 
 import io
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -15,10 +13,13 @@ from rich.console import Console
 from monosem.errors import UserError
 from monosem.runs.config import RunConfig
 from monosem.runs.directory import write_config
+from monosem.runs.steering import steered
 from monosem.sae.architectures import new_autoencoder
 from monosem.sae.config import AutoencoderConfig
+from monosem.sae.interventions import Intervention
 from monosem.sae.site import Provenance, Widths
 from monosem.sae.storage import save_autoencoder
+from monosem.subject.generation import Sampling
 from monosem.subject.loading import weights_checksum
 from monosem.subject.model import SubjectConfig
 from monosem.viewer import live
@@ -139,44 +140,7 @@ def test_a_directory_without_a_run_is_refused(tmp_path: Path, console: Console) 
         LiveRun(tmp_path, console)
 
 
-# Steering. The stand-ins are for modules that are written at the same time; with those they go.
-
-
-class Intervention(NamedTuple):
-    """Stands in for ``sae.interventions.Intervention``."""
-
-    how: str
-    strength: float
-
-
-class Sampling(NamedTuple):
-    """Stands in for ``subject.generation.Sampling``."""
-
-    length: int
-    samples: int
-    temperature: float
-    seed: int
-
-
-@pytest.fixture
-def steered_with(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What the stand-in for ``runs.steering.steered`` is called with."""
-    calls: list[Any] = []
-
-    def steered(subject: Any, sae: Any, ids: Any, latents: Any, sampling: Any, *, keep_error: bool) -> str:
-        calls.append((ids, latents, sampling, keep_error))
-        return "steered"
-
-    stand_ins = {
-        "monosem.runs.steering": {"steered": steered},
-        "monosem.sae.interventions": {"Intervention": Intervention},
-        "monosem.subject.generation": {"Sampling": Sampling},
-    }
-    for name, contents in stand_ins.items():
-        module = ModuleType(name)
-        module.__dict__.update(contents)
-        monkeypatch.setitem(sys.modules, name, module)
-    return calls
+# Steering
 
 
 def request(text: str = "w1 w2", **changes: Any) -> SteerRequest:
@@ -184,17 +148,18 @@ def request(text: str = "w1 w2", **changes: Any) -> SteerRequest:
     return SteerRequest(**({"text": text, "latents": latents} | changes))
 
 
-def test_a_request_to_steer_is_passed_on_whole(run: LiveRun, steered_with: list[Any]) -> None:
+def test_a_request_is_steered_as_it_says(run: LiveRun) -> None:
     wanted = request(keep_error=False, length=5, samples=2, temperature=0.5, seed=9)
-    assert run.steer(wanted) == "steered"
-    ((ids, latents, sampling, keep_error),) = steered_with
-    assert run.subject.tokenizer.decode(ids) == "w1 w2"
-    assert latents == {3: ("add", 2.5), 63: ("ablate", 0.0)}
-    assert sampling == Sampling(5, 2, 0.5, 9)
-    assert keep_error is False
+    latents = {3: Intervention("add", 2.5), 63: Intervention("ablate")}
+    sampling = Sampling(length=5, samples=2, temperature=0.5, seed=9)
+    ids = run.subject.tokenizer.encode("w1 w2", add_special_tokens=False)
+    expected = steered(run.subject, run.sae, ids, latents, sampling, keep_error=False)
+    assert run.steer(wanted) == expected
+    assert run.steer(request(length=5, samples=2, temperature=0.5, seed=9)) != expected
+    assert len(expected.before) == len(expected.after) == 2
 
 
-def test_what_cannot_be_steered_is_refused(run: LiveRun, steered_with: list[Any]) -> None:
+def test_what_cannot_be_steered_is_refused(run: LiveRun) -> None:
     outside = (SteeredLatent(latent=64, how="scale", strength=0.0),)
     with pytest.raises(UserError, match="latent=64 is not in this dictionary; its latents are 0 … 63"):
         run.steer(request(latents=outside))
@@ -204,9 +169,7 @@ def test_what_cannot_be_steered_is_refused(run: LiveRun, steered_with: list[Any]
         run.steer(request(text="w1 " * 35))
     with pytest.raises(UserError, match="length=64 leaves no room for the text, of 64 tokens in all; lower it"):
         run.steer(request(length=64))
-    assert steered_with == []
-    run.steer(request(text="w1 " * 34))
-    assert len(steered_with) == 1
+    assert all(len(text) <= 30 for text in run.steer(request(text="w1 " * 34)).after)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ COMMANDS = {
     "fit": "fit scaling laws to the results of sweeps: figures, tables, coefficients with intervals",
     "recommend": "say what to train for an amount of compute, by fitted laws",
     "inspect": "show a text token by token with its strongest latents",
+    "view": "look at every latent in the browser, try prompts, steer; or write the pages as files",
     "steer": "continue a text with some latents at other values, and as it is",
     "tasks": "list the questions that an evaluation's probes are asked",
 }

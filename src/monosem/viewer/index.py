@@ -12,7 +12,7 @@ from monosem.runs.config import RunConfig
 from monosem.runs.console import default_console
 from monosem.runs.directory import read_run
 from monosem.runs.evaluate import evaluated_content
-from monosem.runs.inputs import open_even_blocks, open_text
+from monosem.runs.inputs import open_even_blocks, open_text, tell_changed_subject
 from monosem.sae.autoencoder import Autoencoder
 from monosem.sae.storage import load_autoencoder
 from monosem.subject.loading import load_subject
@@ -125,9 +125,7 @@ def _material(
 ) -> Material:
     """Open the text, and see that the disk has room."""
     assert sae.provenance is not None
-    if sae.provenance.revision != subject.revision:
-        before, now = sae.provenance.revision, subject.revision
-        say(console, f"The subject has changed since training: {subject.name} was at {before} and is at {now} now")
+    tell_changed_subject(sae.provenance, subject, console)
     text = open_text(run_config.text, subject, run_config.text_limit, console)
     split = text.training if config.split == "training" else text.held_out
     blocks = open_even_blocks(run_config.subject, subject, split, config.tokens)

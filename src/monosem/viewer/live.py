@@ -4,13 +4,16 @@ import threading
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from monosem.errors import UserError
 from monosem.runs.block_codes import encode_text
 from monosem.runs.directory import read_run
 from monosem.runs.inputs import tell_changed_subject
+from monosem.runs.steering import Steered, steered
+from monosem.sae.interventions import How, Intervention
 from monosem.sae.storage import load_autoencoder
+from monosem.subject.generation import Sampling
 from monosem.subject.loading import load_subject
 from monosem.viewer.search import LARGEST_NUMBER, require_between
 
@@ -47,7 +50,7 @@ class SteeredLatent:
 
     latent: int
     """Its number."""
-    how: Literal["add", "clamp", "ablate", "scale"]
+    how: How
     """Add to its activation, set it, set it to nothing, multiply it."""
     strength: float = 0.0
     """In the latent's activation units; of ``scale`` a factor; ``ablate`` takes none."""
@@ -126,17 +129,12 @@ class LiveRun:
             tokens.append(ReadToken(token, active[:SHOWN_LATENTS]))
         return tokens
 
-    def steer(self, request: SteerRequest) -> Any:
-        """Next tokens and continuations with and without what is done to the latents: ``runs.steering.Steered``.
+    def steer(self, request: SteerRequest) -> Steered:
+        """Next tokens and continuations with and without what is done to the latents.
 
         Raises:
             UserError: the text is empty or too long, or a latent is not of this dictionary.
         """
-        # Written at the same time as this file; imported here until it stands beside it.
-        from monosem.runs.steering import steered  # pyright: ignore[reportMissingImports]
-        from monosem.sae.interventions import Intervention  # pyright: ignore[reportMissingImports]
-        from monosem.subject.generation import Sampling  # pyright: ignore[reportMissingImports]
-
         for each in request.latents:
             if each.latent >= self.sae.n_latents:
                 raise UserError(
