@@ -93,6 +93,7 @@ def changed(change: dict[str, Any]) -> dict[str, Any]:
         ({"autoencoder": {"multi_topk": 1}}, "autoencoder: multi_topk = 1 should be true or false"),
         ({"training": {"clip_norm": "one"}}, "training: clip_norm = 'one' should be a number or absent"),
         ({"training": {"learning_rate": "fast"}}, "learning_rate = 'fast' should be a number or one of 'auto'"),
+        ({"training": {"clip_norm": 10**400}}, "0 should be a number or absent"),
         ({"training": {"learning_rate": True}}, "learning_rate = True should be a number or one of 'auto'"),
         ({"subject": {"device": "tpu"}}, "device = 'tpu' should be one of 'auto', 'cpu', 'cuda', 'mps'"),
         ({"subject": {"layer": "last"}}, "layer = 'last' should be a whole number or absent"),

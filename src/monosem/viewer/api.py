@@ -12,10 +12,10 @@ from starlette.routing import Mount, Route, Router
 
 from monosem.viewer.comparison import Comparison, ComparisonQuery
 from monosem.viewer.live import LiveRun, SteerRequest
+from monosem.viewer.query import Query
 from monosem.viewer.reading import Library, NotHereError
 from monosem.viewer.records import Record
 from monosem.viewer.requests import parse_body, parse_query, whole_number
-from monosem.viewer.search import Query
 from monosem.viewer.security import error_response, json_response
 
 BODY_SECONDS = 10.0

@@ -15,9 +15,9 @@ from monosem.errors import UserError
 from monosem.runlog import ProgressLine
 from monosem.sae.autoencoder import Autoencoder
 from monosem.sae.storage import load_autoencoder
+from monosem.viewer.query import LARGEST_NUMBER, require_between
 from monosem.viewer.reading import Library
 from monosem.viewer.records import Record
-from monosem.viewer.search import LARGEST_NUMBER, require_between
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -15,7 +15,7 @@ from monosem.sae.interventions import How, Intervention
 from monosem.sae.storage import load_autoencoder
 from monosem.subject.generation import Sampling
 from monosem.subject.loading import load_subject
-from monosem.viewer.search import LARGEST_NUMBER, require_between
+from monosem.viewer.query import LARGEST_NUMBER, require_between
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -12,9 +12,10 @@ import numpy as np
 
 from monosem.errors import UserError
 from monosem.viewer import records
+from monosem.viewer.query import Query, require_text
 from monosem.viewer.records import IN_LIST, Record, finite
 from monosem.viewer.schema import BANDS, open_index
-from monosem.viewer.search import Query, require_text, search
+from monosem.viewer.search import search
 from monosem.viewer.vocabulary import Vocabulary
 
 SCATTER_LATENTS = 20_000

@@ -1,98 +1,25 @@
 """Finding latents: by what they fire on, promote or suppress, by pattern, explanation, likeness and density.
 
 A condition's matches are read whole where they are few, and what several such conditions have in common is found at
-once. Of a condition that very many latents meet (a single letter), each candidate is asked instead. So nothing here
-reads a whole table of a large dictionary, but for patterns and explanations, of which there are as many as an
-evaluation made, and the order by largest activation where no condition leaves few latents.
+once. Of a condition that very many latents meet (a single letter) the best matches are read, and other latents are
+asked one by one, in order, until there are enough. So a whole table of a large dictionary is read only where broad
+conditions together leave next to nothing, or where no condition leaves few latents and they are ordered by largest
+activation; and of patterns and explanations, of which there are as many as an evaluation made.
 """
 
 import json
 import math
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from monosem.errors import UserError
-from monosem.viewer.records import IN_LIST, finite, labels
+from monosem.viewer.query import Query
+from monosem.viewer.records import IN_LIST, Record, finite, labels
 from monosem.viewer.schema import DECODER
 from monosem.viewer.vocabulary import INSIDE, Vocabulary
 
-Record = dict[str, Any]
-
 FEW = 5000
 """Rows up to which a condition's matches are read whole."""
-SEARCH_CHARACTERS = 200
-"""Of a text that is searched for."""
-SEARCH_LIMIT = 100
-"""Latents in one answer."""
-LARGEST_NUMBER = 2**31
-"""No latent or offset reaches it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Query:
-    """What latents are searched for; conditions left out do not count, the others must all be met."""
-
-    fires: str = ""
-    """Text in a token that it fires on."""
-    promotes: str = ""
-    """Text in a token that it promotes."""
-    suppresses: str = ""
-    """Text in a token that it suppresses."""
-    pattern: str = ""
-    """Text in one of its N2G patterns; of letters only a … z are found in capitals too, as in explanations."""
-    explanation: str = ""
-    """Text in its explanation."""
-    like: int | None = None
-    """A latent that it is near to, by the cosine of decoder rows."""
-    low: float | None = None
-    """Least density."""
-    high: float | None = None
-    """Largest density."""
-    order: Literal["match", "density", "rare", "largest", "number"] = "match"
-    """Best match first (a text that is the whole token, that begins it, that is in it; then the strongest; without a
-    match by number); densest; rarest of those that fire; by largest activation; by number."""
-    offset: int = 0
-    """Latents passed over."""
-    limit: int = 50
-    """Latents in the answer."""
-
-    def __post_init__(self) -> None:
-        for name in ("fires", "promotes", "suppresses", "pattern", "explanation"):
-            require_text(name, getattr(self, name))
-        for name in ("pattern", "explanation"):
-            if "\0" in getattr(self, name):
-                raise UserError(f"{name} holds a NUL character, which no {name} does; leave it out.")
-        for name in ("low", "high"):
-            density = getattr(self, name)
-            if density is not None and not 0 <= density <= 1:
-                raise UserError(f"{name}={density} is no density; give a number from 0 to 1.")
-        if self.low is not None and self.high is not None and self.low > self.high:
-            raise UserError(f"low={self.low:g} exceeds high={self.high:g}; lower it.")
-        require_between("like", 0 if self.like is None else self.like, 0, LARGEST_NUMBER)
-        require_between("offset", self.offset, 0, LARGEST_NUMBER)
-        require_between("limit", self.limit, 1, SEARCH_LIMIT)
-
-
-def require_text(name: str, text: str) -> None:
-    """Refuse a text that is too long to search for.
-
-    Raises:
-        UserError: it is.
-    """
-    if len(text) > SEARCH_CHARACTERS:
-        raise UserError(f"{name} has {len(text):,} characters and may have {SEARCH_CHARACTERS}; shorten it.")
-
-
-def require_between(name: str, value: float | int, low: float | int, high: float | int) -> None:
-    """Refuse a number out of range.
-
-    Raises:
-        UserError: it is, or is no number.
-    """
-    if not low <= value <= high:
-        raise UserError(f"{name}={value} is not from {low:,} to {high:,}; give one in that range.")
 
 
 class _Condition(NamedTuple):
@@ -169,8 +96,7 @@ def _like_condition(like: int | None) -> _Condition | None:
 def search(connection: sqlite3.Connection, vocabulary: Vocabulary, query: Query) -> Record:
     """The latents that meet all conditions, with the best reason for each condition, and whether there are more."""
     conditions = _conditions(query, vocabulary)
-    candidates, asked = _candidates(connection, conditions, query.order)
-    rows = _page(connection, query, candidates, asked)
+    rows = _page(connection, query, _plan(connection, conditions, query.order))
     page = [row["latent"] for row in rows[: query.limit]]
     named = labels(connection, vocabulary, page)
     why: dict[int, list[Record]] = {latent: [] for latent in page}
@@ -191,29 +117,33 @@ def search(connection: sqlite3.Connection, vocabulary: Vocabulary, query: Query)
     return {"latents": latents, "more": len(rows) > query.limit}
 
 
-def _candidates(
-    connection: sqlite3.Connection, conditions: list[_Condition], order: str
-) -> tuple[list[int] | None, list[_Condition]]:
-    """The latents that may meet all conditions, best match first, and the conditions that they must still be asked.
+class _Plan(NamedTuple):
+    """How the latents are found."""
 
-    None: any latent may.
-    """
-    if not conditions:
-        return None, []
+    candidates: list[int] | None
+    """Those among which they are, or are first, best match first; None: they are among all."""
+    asked: list[_Condition]
+    """What candidates must still be asked."""
+    others: list[_Condition] | None = None
+    """What all other latents are asked after the candidates; None: they are not."""
+
+
+def _plan(connection: sqlite3.Connection, conditions: list[_Condition], order: str) -> _Plan:
     read = {condition.kind: _first_rows(connection, condition) for condition in conditions}
     few = [condition for condition in conditions if len(read[condition.kind]) <= FEW]
     if few:
         best = [_best_hits(condition, read[condition.kind]) for condition in few]
         rarest = min(best, key=len)
         shared = [latent for latent in rarest if all(latent in other for other in best)]
-        asked = [condition for condition in conditions if condition not in few]
-    elif order == "match":
-        # Very many latents meet each condition. Those of the first one's best tokens come first.
-        rarest = _best_hits(conditions[0], read[conditions[0].kind])
-        shared, asked = list(rarest), conditions[1:]
-    else:
-        return None, conditions
-    return sorted(shared, key=lambda latent: (rarest[latent][:2], latent)), asked
+        return _Plan(_ranked(shared, rarest), [condition for condition in conditions if condition not in few])
+    if not conditions or order != "match":
+        return _Plan(None, conditions)
+    best = _best_hits(conditions[0], read[conditions[0].kind])
+    return _Plan(_ranked(list(best), best), conditions[1:], conditions)
+
+
+def _ranked(latents: list[int], hits: dict[int, _Hit]) -> list[int]:
+    return sorted(latents, key=lambda latent: (hits[latent][:2], latent))
 
 
 def _first_rows(connection: sqlite3.Connection, condition: _Condition) -> list[sqlite3.Row]:
@@ -249,30 +179,58 @@ _ORDERS = {
 }
 
 
-def _page(
-    connection: sqlite3.Connection, query: Query, candidates: list[int] | None, asked: list[_Condition]
-) -> list[sqlite3.Row]:
+def _page(connection: sqlite3.Connection, query: Query, plan: _Plan) -> list[sqlite3.Row]:
     """The rows of the answer, and one more if there are more."""
-    parameters: dict[str, Any] = {"offset": query.offset, "limit": query.limit + 1, "candidates": None}
-    where = ["TRUE"]
-    for name, sign in (("low", ">="), ("high", "<=")):
-        if getattr(query, name) is not None:
-            where.append(f"density {sign} :{name}")
-            parameters[name] = getattr(query, name)
-    if query.order == "rare" and query.high != 0:
-        where.append("density > 0")
-    for condition in asked:
-        where.append(f"EXISTS ({condition.holds} AND latent = latents.latent)")
-        parameters |= condition.parameters
-    source, order = "latents", _ORDERS.get(query.order, "latent")
-    if candidates is not None:
-        source = "json_each(:candidates) AS candidate CROSS JOIN latents ON latents.latent = candidate.value"
-        parameters["candidates"] = json.dumps(candidates)
-        order = _ORDERS.get(query.order, "candidate.key")
-    return connection.execute(
-        f"""
-        SELECT latents.latent, density, largest FROM {source} WHERE {" AND ".join(where)}
-        ORDER BY {order} LIMIT :limit OFFSET :offset
-        """,
-        parameters,
-    ).fetchall()
+    asked = _Asked(query, plan.asked, plan.candidates, _ORDERS.get(query.order))
+    rows = asked.rows(connection, query.offset, query.limit + 1)
+    if plan.others is None or len(rows) > query.limit:
+        return rows
+    before = max(0, query.offset - asked.count(connection))
+    others = _Asked(query, plan.others, None, None, passed_over=plan.candidates)
+    return rows + others.rows(connection, before, query.limit + 1 - len(rows))
+
+
+class _Asked:
+    """A query of the latents that meet conditions, among candidates or all."""
+
+    def __init__(
+        self,
+        query: Query,
+        conditions: list[_Condition],
+        candidates: list[int] | None,
+        order: str | None,
+        passed_over: list[int] | None = None,
+    ) -> None:
+        """
+        Args:
+            order: by default that of the candidates, or by number.
+        """
+        self._source, self._order = "latents", order or "latent"
+        self._parameters: dict[str, Any] = {"low": query.low, "high": query.high, "listed": None}
+        if candidates is not None:
+            self._source = "json_each(:listed) AS candidate CROSS JOIN latents ON latents.latent = candidate.value"
+            self._order = order or "candidate.key"
+            self._parameters["listed"] = json.dumps(candidates)
+        where = ["TRUE"]
+        where += ["density >= :low"] * (query.low is not None) + ["density <= :high"] * (query.high is not None)
+        where += ["density > 0"] * (query.order == "rare" and query.high != 0)
+        if passed_over is not None:
+            where.append("latents.latent NOT IN (SELECT value FROM json_each(:listed))")
+            self._parameters["listed"] = json.dumps(passed_over)
+        for condition in conditions:
+            where.append(f"EXISTS ({condition.holds} AND latent = latents.latent)")
+            self._parameters |= condition.parameters
+        self._where = " AND ".join(where)
+
+    def count(self, connection: sqlite3.Connection) -> int:
+        """How many there are."""
+        query = f"SELECT count(*) FROM {self._source} WHERE {self._where}"
+        return connection.execute(query, self._parameters).fetchone()[0]
+
+    def rows(self, connection: sqlite3.Connection, offset: int, limit: int) -> list[sqlite3.Row]:
+        """Some of them, in order."""
+        query = f"""
+            SELECT latents.latent, density, largest FROM {self._source} WHERE {self._where}
+            ORDER BY {self._order} LIMIT :limit OFFSET :offset
+        """
+        return connection.execute(query, self._parameters | {"limit": limit, "offset": offset}).fetchall()

@@ -201,7 +201,7 @@ class Rate(NamedTuple):
 
 
 RATES = (
-    Rate("/api/steer", 2, 10),
+    Rate("/api/steer", 5, 20),
     Rate("/api/prompt", 20, 40),
     Rate("/api/search", 50, 200),
     Rate("/api/", 100, 400),

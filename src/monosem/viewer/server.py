@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -18,6 +19,7 @@ from monosem.errors import UserError
 from monosem.viewer.api import Api, Endpoint
 from monosem.viewer.comparison import Comparison
 from monosem.viewer.live import LiveRun
+from monosem.viewer.query import require_between
 from monosem.viewer.reading import Library, NotHereError
 from monosem.viewer.security import (
     LOCAL_HOSTS,
@@ -33,6 +35,8 @@ from monosem.viewer.static_files import INDEX, static_files
 if TYPE_CHECKING:
     import uvicorn
 
+GZIP_BYTES = 4096
+"""Smaller answers are sent as they are."""
 LAST_SECONDS = 2
 """That answers under way have when the server ends."""
 
@@ -57,6 +61,8 @@ def make_app(
         Middleware(SameOrigin),
         Middleware(RateLimit),
         Middleware(BodyLimit),
+        # A latent's page shrinks to a third in 0.4 ms (level 6: no smaller, three times as long). It helps in a tunnel.
+        Middleware(GZipMiddleware, minimum_size=GZIP_BYTES, compresslevel=1),
     ]
     answers = {UserError: _refused, sqlite3.Error: _damaged, HTTPException: _no_address}
     routes = [Api(library, live, comparison).routes(), Route("/{name:path}", _static_endpoint())]
@@ -109,7 +115,7 @@ def serve(
     Raises:
         UserError: the port is taken, or the host is not this machine's.
     """
-    listening = _listen(host, port)
+    listening = listen(host, port)
     name = f"[{host}]" if ":" in host else host
     with listening, contextlib.suppress(KeyboardInterrupt):  # how it is meant to end
         if ready is not None:
@@ -137,10 +143,19 @@ def make_server(app: Starlette) -> "uvicorn.Server":
     return uvicorn.Server(config)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that takes connections.
+
+    Raises:
+        UserError: the port is taken, or the host is not this machine's.
+    """
+    require_between("port", port, 0, 65_535)
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"Cannot listen at host={host}, port={port}: {reason}; choose another port, or 0.") from error
+        made = socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise UserError(
+            f"Cannot listen at host={host}, port={port}: {error.strerror or error}; choose another port, or 0."
+        ) from error
+    # Only of a socket that names TCP does asyncio switch Nagle's algorithm off, which held each answer up by 40 ms.
+    return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=made.detach())
