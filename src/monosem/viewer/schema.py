@@ -117,6 +117,7 @@ CREATE TABLE ablations (         -- of the latents that an evaluation ablated
 # Made when all rows are there, which is faster.
 _INDICES = (
     "CREATE INDEX latents_by_density ON latents (density)",
+    "CREATE INDEX latents_by_largest ON latents (largest)",
     "CREATE INDEX fires_on_by_token ON fires_on (token, share DESC)",
     "CREATE INDEX logit_effects_by_token ON logit_effects (token, effect DESC)",
 )
