@@ -41,6 +41,8 @@ _OWN = (
     RESULTS,
     REPORT,
     HOOKPOINTS,
+    "viewer.sqlite",
+    "viewer.unfinished",
     "tensorboard",
     "wandb",
     "wandb_id.txt",

@@ -4,9 +4,6 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from monosem.config import require_positive
-from monosem.errors import UserError
-
-SPLITS = ("training", "held_out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,5 +27,3 @@ class IndexConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, *(field.name for field in fields(self) if field.name != "split"))
-        if self.split not in SPLITS:
-            raise UserError(f"Unknown split '{self.split}'. Known: {', '.join(SPLITS)}.")

@@ -161,7 +161,7 @@ def _n2g_rows(
         latent = _latent(each["latent"], n_latents, met)
         explanation = Explanation.from_dict({"latent": latent, "patterns": each["patterns"]}, "it")
         for kind in KINDS:
-            values = [_number(each[kind][name]["value"], 0, 1) for name in MEASURES]
+            values = [_number(each[kind][name]["value"], 0.0, 1.0) for name in MEASURES]
             scores.append((latent, kind, *values))
             found = explanation.tries[kind].patterns()
             found.sort(key=lambda match: (match[1].examples, match[1].activation), reverse=True)
@@ -181,13 +181,13 @@ def _words_rows(result: dict[str, Any], n_latents: int) -> list[Row]:
         latent, sentence = _latent(each["latent"], n_latents, met), each["sentence"]
         if not isinstance(sentence, str) or len(sentence) > LONGEST_SENTENCE or not sentence.isprintable():
             raise ValueError(f"what is said of latent {latent} is no sentence")
-        rows.append((latent, sentence, *(_number(each[name], 0, 1) for name in MEASURES)))
+        rows.append((latent, sentence, *(_number(each[name], 0.0, 1.0) for name in MEASURES)))
     return rows
 
 
 def _ablation_rows(result: dict[str, Any], n_latents: int) -> list[Row]:
     """Each latent's sparsity, beside the medians of all that were ablated, and of the baselines."""
-    groups = {name: [_number(each, 0, 1) for each in result[name]["sparsity"]] for name in _GROUPS}
+    groups = {name: [_number(each, 0.0, 1.0) for each in result[name]["sparsity"]] for name in _GROUPS}
     known = {name: [each for each in values if each is not None] for name, values in groups.items()}
     medians = {name: statistics.median(values) if values else None for name, values in known.items()}
     told = {name: int(result["settings"][name]) for name in ("horizon", "positions")}

@@ -127,7 +127,7 @@ def _material(
     assert sae.provenance is not None
     tell_changed_subject(sae.provenance, subject, console)
     text = open_text(run_config.text, subject, run_config.text_limit, console)
-    split = text.training if config.split == "training" else text.held_out
+    split = {"training": text.training, "held_out": text.held_out}[config.split]
     blocks = open_even_blocks(run_config.subject, subject, split, config.tokens)
     active = sae.training_summary.get("l0", sae.config.k)
     needed = blocks.rows * (_ROW_BYTES + _RECORD_BYTES * active) + _LATENT_BYTES * sae.n_latents
