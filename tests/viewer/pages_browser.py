@@ -1,0 +1,114 @@
+"""Headless Chromium for the pages' tests: Debian's, driven by playwright, which never fetches one of its own."""
+
+import contextlib
+import warnings
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pages_server import PagesServer
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+STATIC = Path(__file__).parents[2] / "src" / "monosem" / "viewer" / "static"
+WIDE, PHONE = (1280, 900), (390, 844)
+
+
+def skip_loudly(missing: str) -> None:
+    """Skip, and say so where it is seen even if nothing asks for the reasons of skips."""
+    told = f"THE PAGES WERE NOT TESTED IN A BROWSER: {missing}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn(told, stacklevel=2)
+    pytest.skip(told)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Generator["Browser"]:
+    """One Chromium for a file of tests."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        skip_loudly("playwright is not installed; pip install 'monosem[test]'.")
+        raise
+    if not CHROMIUM.exists():
+        skip_loudly(f"{CHROMIUM} is not there; apt-get install chromium.")
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=str(CHROMIUM), args=list(FLAGS))
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[PagesServer]:
+    """The pages with every part there."""
+    with PagesServer(STATIC) as server:
+        yield server
+
+
+class Visit:
+    """A page of the viewer in a window of its own, and everything that went wrong in it."""
+
+    def __init__(self, browser: "Browser", url: str, *, size: tuple[int, int] = WIDE, dark: bool = False) -> None:
+        scheme: Any = "dark" if dark else "light"
+        viewport: Any = {"width": size[0], "height": size[1]}
+        self.context = browser.new_context(viewport=viewport, color_scheme=scheme, reduced_motion="reduce")
+        self.page: Page = self.context.new_page()
+        self.url = url
+        self.wrong: list[str] = []
+        """Errors of the console (violations of the policy are among them), of scripts, and dialogs."""
+        self.page.set_default_timeout(10_000)
+        self.page.on("console", lambda message: self._note(message.type, message.text))
+        self.page.on("pageerror", lambda error: self.wrong.append(f"script: {error}"))
+        self.page.on("dialog", lambda dialog: (self.wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        self.page.on("request", lambda request: self._ask(request.url))
+
+    def _note(self, kind: str, text: str) -> None:
+        if kind in ("error", "warning"):
+            self.wrong.append(f"{kind}: {text}")
+
+    def _ask(self, url: str) -> None:
+        if not url.startswith((self.url, "data:")):
+            self.wrong.append(f"asks elsewhere: {url}")
+
+    def go(self, address: str) -> "Page":
+        """Open ``#/…`` and wait until it is drawn."""
+        if self.page.url == "about:blank":
+            self.page.goto(self.url + address)
+        else:
+            self.page.evaluate("address => { location.hash = address }", address)
+        self.settle()
+        return self.page
+
+    def settle(self) -> None:
+        """Wait until the page is drawn, and what it asked for is there."""
+        self.page.wait_for_selector("main:not([aria-busy]) h1")
+        with contextlib.suppress(Exception):
+            self.page.wait_for_load_state("networkidle", timeout=3000)
+
+    def close(self) -> None:
+        self.context.close()
+
+
+@contextlib.contextmanager
+def visiting(browser: "Browser", site: PagesServer, **options: Any) -> Iterator[Visit]:
+    """A visit that ends well only if nothing went wrong in it."""
+    visit = Visit(browser, site.url, **options)
+    try:
+        yield visit
+        assert visit.wrong == []
+    finally:
+        visit.close()
