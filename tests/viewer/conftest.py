@@ -1,4 +1,4 @@
-"""Tiny runs to index, written without training: random autoencoders of every kind on a tiny subject."""
+"""Tiny runs to index, written without training: random autoencoders of every kind on a tiny subject; and a browser."""
 
 import io
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from pages_browser import browser, exported_site, site
 from rich.console import Console
 
 from monosem.evaluation.basics import EvaluationConfig
@@ -22,6 +23,8 @@ from monosem.subject.loading import load_subject
 from monosem.subject.model import SubjectConfig, SubjectModel
 from monosem.subject.text import TextConfig
 from monosem.training.trainer import TrainingConfig
+
+__all__ = ["browser", "exported_site", "site"]
 
 KINDS = (*sorted(ARCHITECTURES), "transcoder", "skip", "crosscoder")
 LENGTH = 16

@@ -1,18 +1,26 @@
 """Headless Chromium for the pages' tests: Debian's, driven by playwright, which never fetches one of its own."""
 
 import contextlib
+import os
+import shutil
 import warnings
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pages_export import export
 from pages_server import PagesServer
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
+else:
+    try:
+        from playwright.sync_api import Browser, Page
+    except ImportError:  # as the fixture tells
+        Browser = Page = Any
 
-CHROMIUM = Path("/usr/bin/chromium")
+CHROMIUM = Path(os.environ.get("MONOSEM_CHROMIUM", "/usr/bin/chromium"))
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -25,10 +33,12 @@ FLAGS = (
 )
 STATIC = Path(__file__).parents[2] / "src" / "monosem" / "viewer" / "static"
 WIDE, PHONE = (1280, 900), (390, 844)
+TIMEOUT = 20_000
+"""Milliseconds; much more than anything takes, for a machine that does other things too."""
 
 
 def skip_loudly(missing: str) -> None:
-    """Skip, and say so where it is seen even if nothing asks for the reasons of skips."""
+    """Skip, and warn, which is seen even where nobody asks for the reasons of skips."""
     told = f"THE PAGES WERE NOT TESTED IN A BROWSER: {missing}"
     with warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -37,7 +47,7 @@ def skip_loudly(missing: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Generator["Browser"]:
+def browser() -> Generator[Browser]:
     """One Chromium for a file of tests."""
     try:
         from playwright.sync_api import sync_playwright
@@ -45,9 +55,9 @@ def browser() -> Generator["Browser"]:
         skip_loudly("playwright is not installed; pip install 'monosem[test]'.")
         raise
     if not CHROMIUM.exists():
-        skip_loudly(f"{CHROMIUM} is not there; apt-get install chromium.")
+        skip_loudly(f"{CHROMIUM} is not there; apt-get install chromium, or name another with MONOSEM_CHROMIUM.")
     with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=str(CHROMIUM), args=list(FLAGS))
+        running = playwright.chromium.launch(executable_path=str(CHROMIUM), args=list(FLAGS), timeout=60_000)
         yield running
         running.close()
 
@@ -59,10 +69,20 @@ def site() -> Iterator[PagesServer]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def exported_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PagesServer]:
+    """The pages as static files: no ``api/`` answers."""
+    directory = tmp_path_factory.mktemp("exported") / "site"
+    shutil.copytree(STATIC, directory)
+    export(directory)
+    with PagesServer(directory, answer=None) as server:
+        yield server
+
+
 class Visit:
     """A page of the viewer in a window of its own, and everything that went wrong in it."""
 
-    def __init__(self, browser: "Browser", url: str, *, size: tuple[int, int] = WIDE, dark: bool = False) -> None:
+    def __init__(self, browser: Browser, url: str, *, size: tuple[int, int] = WIDE, dark: bool = False) -> None:
         scheme: Any = "dark" if dark else "light"
         viewport: Any = {"width": size[0], "height": size[1]}
         self.context = browser.new_context(viewport=viewport, color_scheme=scheme, reduced_motion="reduce")
@@ -70,7 +90,7 @@ class Visit:
         self.url = url
         self.wrong: list[str] = []
         """Errors of the console (violations of the policy are among them), of scripts, and dialogs."""
-        self.page.set_default_timeout(10_000)
+        self.page.set_default_timeout(TIMEOUT)
         self.page.on("console", lambda message: self._note(message.type, message.text))
         self.page.on("pageerror", lambda error: self.wrong.append(f"script: {error}"))
         self.page.on("dialog", lambda dialog: (self.wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
@@ -84,31 +104,35 @@ class Visit:
         if not url.startswith((self.url, "data:")):
             self.wrong.append(f"asks elsewhere: {url}")
 
-    def go(self, address: str) -> "Page":
+    def go(self, address: str) -> Page:
         """Open ``#/…`` and wait until it is drawn."""
         if self.page.url == "about:blank":
             self.page.goto(self.url + address)
         else:
             self.page.evaluate("address => { location.hash = address }", address)
-        self.settle()
+        self.drawn()
         return self.page
 
-    def settle(self) -> None:
-        """Wait until the page is drawn, and what it asked for is there."""
+    def drawn(self) -> None:
+        """Wait until the page of the present address is drawn."""
         self.page.wait_for_selector("main:not([aria-busy]) h1")
-        with contextlib.suppress(Exception):
-            self.page.wait_for_load_state("networkidle", timeout=3000)
 
-    def close(self) -> None:
-        self.context.close()
+    def settled(self) -> None:
+        """Wait until nothing more is asked for."""
+        self.drawn()
+        self.page.wait_for_load_state("networkidle")
+
+    def hash(self) -> str:
+        """The present address, from ``#``."""
+        return self.page.evaluate("location.hash")
 
 
 @contextlib.contextmanager
-def visiting(browser: "Browser", site: PagesServer, **options: Any) -> Iterator[Visit]:
+def visiting(browser: Browser, site: PagesServer, **options: Any) -> Iterator[Visit]:
     """A visit that ends well only if nothing went wrong in it."""
     visit = Visit(browser, site.url, **options)
     try:
         yield visit
         assert visit.wrong == []
     finally:
-        visit.close()
+        visit.context.close()

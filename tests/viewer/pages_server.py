@@ -30,6 +30,8 @@ class PagesServer:
         self.root, self.answer = root, answer
         self.requests: list[str] = []
         """The paths asked for, with their queries."""
+        self.bodies: list[dict[str, Any]] = []
+        """What was posted."""
         self.delays: dict[str, float] = {}
         """Seconds that a request waits whose path and query hold this text."""
         pages = self
@@ -62,6 +64,7 @@ class PagesServer:
     def respond(self, handler: BaseHTTPRequestHandler, body: dict[str, Any] | None) -> None:
         """Send what a request asks for."""
         self.requests.append(handler.path)
+        self.bodies += [body] if body is not None else []
         time.sleep(sum(seconds for text, seconds in self.delays.items() if text in unquote(handler.path)))
         parts = urlsplit(handler.path)
         if parts.path.startswith("/api/") and self.answer is not None:

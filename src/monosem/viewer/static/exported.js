@@ -97,21 +97,19 @@ const COMPARED = {
   number: (a, b) => a.latent - b.latent,
 };
 
-/** All rows of a side: in one file, or in the chunks that it names. */
+/** All rows of a side, from the chunks that compare.json counts. */
 async function comparedRows(side) {
-  const whole = await load("compare");
-  const part = whole[side === "other" ? "other_latents" : "run_latents"];
-  if (Array.isArray(part)) return { whole, rows: part };
-  const files = await Promise.all(Array.from({ length: part.files }, (_, i) => load(`compare/${side}/${i}`)));
-  return { whole, rows: files.flatMap((file) => file.latents) };
+  const { run, other, sides } = await load("compare");
+  const files = Array.from({ length: sides[side].files }, (_, number) => load(`compare/${side}/${number}`));
+  return { run, other, rows: (await Promise.all(files)).flatMap(({ latents }) => latents) };
 }
 
 async function compare({ side = "run", order = "similar", offset = 0, limit = 50 }, sides) {
-  const { whole, rows } = await sides(side);
+  const { run, other, rows } = await sides(side);
   const ordered = rows.toSorted(COMPARED[order] ?? COMPARED.similar);
   const end = Number(offset) + Number(limit);
   const latents = ordered.slice(Number(offset), end);
-  return { run: whole.run, other: whole.other, of: rows.length, latents, more: rows.length > end };
+  return { run, other, of: rows.length, latents, more: rows.length > end };
 }
 
 function latentRecords(contents, run) {

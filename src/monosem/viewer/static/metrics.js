@@ -2,7 +2,7 @@
 
 // name: [label, meaning, is a share that is told in percent]
 const CROSS_ENTROPY = "Cross-entropy, nats a token";
-const KL = "Divergence from the unmodified model, nats a token";
+const KL = "KL divergence, nats a token";
 const RECOVERED = "Loss recovered";
 const PROBES = "Probes: one latent a task";
 const PATTERNS = "N2G patterns, on held-out text";
