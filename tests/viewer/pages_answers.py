@@ -166,13 +166,6 @@ def search(query: Mapping[str, str]) -> dict[str, Any]:
     return {"latents": told, "more": len(rows) > offset + limit}
 
 
-def tokens(query: Mapping[str, str]) -> dict[str, Any]:
-    wanted = query.get("text", "").lower()
-    ids = sorted({int(token) for token in corpus().tokens if wanted in token_text(int(token)).lower()})
-    ids.sort(key=lambda token: (len(token_text(token)), token))
-    return {"tokens": [{"token": token, "text": token_text(token)} for token in ids[:20]]}
-
-
 def prompt(body: Mapping[str, Any]) -> dict[str, Any]:
     text = body["text"]
     if len(text) > 5000:
@@ -268,8 +261,6 @@ def answer(path: str, query: Mapping[str, str], body: Mapping[str, Any] | None) 
             return latent_record(int(number))
         case ["api", "search"]:
             return search(query)
-        case ["api", "tokens"]:
-            return tokens(query)
         case ["api", "prompt"] if body is not None:
             return prompt(body)
         case ["api", "steer"] if body is not None:

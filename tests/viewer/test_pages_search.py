@@ -132,15 +132,6 @@ def test_nothing_found_and_errors_are_said(browser: Browser, site: PagesServer) 
     visit.context.close()
 
 
-def test_tokens_that_hold_the_text_are_offered(browser: Browser, site: PagesServer) -> None:
-    with visiting(browser, site) as visit:
-        page = visit.go("#/latents")
-        page.locator("#find-fires").press_sequentially("ret")
-        page.get_by_role("button", name="Only ␣return", exact=True).click()
-        assert page.locator("#find-fires").input_value() == " return"
-        wait_for(page, expected(fires=" return"))
-
-
 def test_the_field_in_the_header_finds_numbers_and_tokens(browser: Browser, site: PagesServer) -> None:
     with visiting(browser, site) as visit:
         page = visit.go("#/")

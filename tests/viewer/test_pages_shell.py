@@ -181,7 +181,7 @@ def test_what_is_missing_is_said_plainly(browser: Browser) -> None:
         "#/steer": ["no model to run"],
         "#/compare": ["No other run was given"],
         "#/nowhere": ["There is no page “nowhere” here."],
-        "#/latent/x": ["“x” is no latent’s number."],
+        "#/latent/x": ["“x” is no latent’s number"],
     }
     with PagesServer(STATIC, bare) as server, visiting(browser, server) as visit:
         for address, sentences in said.items():

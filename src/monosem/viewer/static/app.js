@@ -1,21 +1,21 @@
 // The shell: which page an address shows, what stands in the header, and what all pages share.
 
-import { compare } from "./compare.js";
-import { fill, h } from "./dom.js";
-import { setPageKeys, startKeys } from "./keys.js";
-import { latent } from "./latent.js";
-import { overview } from "./overview.js";
-import { notice } from "./parts.js";
-import { prompt } from "./prompt.js";
-import { hideReading, startReadings } from "./reading.js";
-import { address, parse, toLatent, toSearch, wholeNumber } from "./route.js";
-import { search } from "./search.js";
-import { openSource } from "./source.js";
-import { steer } from "./steer.js";
-import { startTheme } from "./switch.js";
-import { prose } from "./text.js";
+import {compare} from "./compare.js";
+import {fill, h} from "./dom.js";
+import {setPageKeys, startKeys} from "./keys.js";
+import {latent} from "./latent.js";
+import {overview} from "./overview.js";
+import {notice} from "./parts.js";
+import {prompt} from "./prompt.js";
+import {hideReading, startReadings} from "./reading.js";
+import {address, parse, toLatent, toSearch, wholeNumber} from "./route.js";
+import {search} from "./search.js";
+import {openSource} from "./source.js";
+import {steer} from "./steer.js";
+import {startTheme} from "./switch.js";
+import {prose} from "./text.js";
 
-const PAGES = { "": overview, latents: search, latent, prompt, steer, compare };
+const PAGES = {"": overview, latents: search, latent, prompt, steer, compare};
 const main = document.getElementById("main");
 const said = document.getElementById("said");
 const source = openSource();
@@ -27,7 +27,6 @@ let leaving = new AbortController();
 const scrolled = new Map();
 let steps = 0;
 
-/** Tell a screen reader what has changed. */
 function announce(text) {
   said.textContent = text;
 }
@@ -40,7 +39,7 @@ function links(can) {
     ["Steer", "steer", can.steer],
     ["Compare", "compare", can.compare !== null],
   ];
-  return shown.filter(([, , is]) => is).map(([text, page]) => h("a", { href: address(page), "data-page": page }, text));
+  return shown.filter(([, , is]) => is).map(([text, page]) => h("a", {href: address(page), "data-page": page}, text));
 }
 
 function markCurrent(page) {
@@ -51,25 +50,24 @@ function markCurrent(page) {
   }
 }
 
-/** A page in place of another that could not be shown. */
 function failed(error) {
-  const again = h("button", { type: "button", onclick: () => location.reload() }, "Try again");
+  const again = h("button", {onclick: () => location.reload()}, "Try again");
   const sentence = error.status === undefined ? `The page could not be drawn: ${error.message}` : error.message;
   return notice("This can’t be shown", sentence, h("span.again", again));
 }
 
-const unknown = (page) =>
+const unknown = page =>
   notice(
     "No such page",
     `There is no page “${prose(page, 40)}” here. The `,
-    h("a", { href: address("") }, "overview"),
+    h("a", {href: address("")}, "overview"),
     " is.",
   );
 
 async function draw(route, signal) {
   if (!Object.hasOwn(PAGES, route.page)) return unknown(route.page);
   try {
-    return await PAGES[route.page]({ route, source, run, signal, announce });
+    return await PAGES[route.page]({route, source, run, signal, announce});
   } catch (error) {
     if (error.name === "AbortError") throw error;
     if (error.status === undefined) console.error(error);
@@ -83,13 +81,13 @@ function place(shown, isFirst) {
   setPageKeys(shown.keys);
   document.title = `${shown.title} · monosem`;
   const there = scrolled.get(history.state?.step);
-  if (there === undefined) history.replaceState({ step: (steps += 1) + Date.now() }, "");
+  if (there === undefined) history.replaceState({step: (steps += 1) + Date.now()}, "");
   scrollTo(0, there ?? 0);
   if (isFirst) return;
   announce(shown.title);
   // What was focused is gone; the new page begins at its top.
   if (!main.contains(document.activeElement) && !document.activeElement.closest?.(".bar form"))
-    main.focus({ preventScroll: true });
+    main.focus({preventScroll: true});
 }
 
 let isFirst = true;
@@ -98,7 +96,7 @@ async function show() {
   if (route === null) return;
   leaving.abort();
   leaving = new AbortController();
-  const { signal } = leaving;
+  const {signal} = leaving;
   markCurrent(route.page);
   main.setAttribute("aria-busy", "true");
   try {
@@ -121,11 +119,11 @@ function focusSearch() {
 
 function startJump() {
   const field = document.getElementById("jump-to");
-  document.getElementById("jump").addEventListener("submit", (event) => {
+  document.getElementById("jump").addEventListener("submit", event => {
     event.preventDefault();
     if (field.value === "") return;
     const number = wholeNumber(field.value);
-    location.hash = number === null ? toSearch({ fires: field.value }) : toLatent(number);
+    location.hash = number === null ? toSearch({fires: field.value}) : toLatent(number);
     field.value = "";
     field.blur();
   });
@@ -133,18 +131,18 @@ function startJump() {
 
 function start() {
   history.scrollRestoration = "manual";
-  document.getElementById("skip").addEventListener("click", (event) => {
+  document.getElementById("skip").addEventListener("click", event => {
     event.preventDefault();
     main.focus();
   });
-  addEventListener("scroll", () => history.state?.step && scrolled.set(history.state.step, scrollY), { passive: true });
+  addEventListener("scroll", () => history.state?.step && scrolled.set(history.state.step, scrollY), {passive: true});
   addEventListener("hashchange", show);
   startTheme();
   startReadings();
   startKeys(focusSearch);
   startJump();
   run.then(
-    ({ can }) => {
+    ({can}) => {
       fill(document.getElementById("nav"), links(can));
       markCurrent(parse(location.hash)?.page);
     },

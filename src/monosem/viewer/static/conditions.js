@@ -1,14 +1,11 @@
 // The conditions of a search: texts in tokens, patterns and explanations, another latent, a range of densities.
 
-import { fill, h } from "./dom.js";
-import { percent } from "./numbers.js";
-import { lastOnly, nothing } from "./parts.js";
-import { tokenChip, visible } from "./text.js";
+import {h} from "./dom.js";
+import {percent} from "./numbers.js";
+import {nothing, textField} from "./parts.js";
 
 const LOWEST = -6; // log10 of the density at the range's left end, which stands for: any
-const HINTS = 8;
 
-const TOKENS = ["fires", "promotes", "suppresses"];
 const FIELDS = {
   fires: ["Fires on", "text in a token"],
   promotes: ["Promotes", "text in a token"],
@@ -19,11 +16,11 @@ const FIELDS = {
 };
 
 /** What is asked for, as it stands in the address. */
-export const wantedOf = (params) =>
-  Object.fromEntries([...Object.keys(FIELDS), "low", "high", "order"].map((name) => [name, params.get(name) ?? ""]));
+export const wantedOf = params =>
+  Object.fromEntries([...Object.keys(FIELDS), "low", "high", "order"].map(name => [name, params.get(name) ?? ""]));
 
 /** The fields; one that nothing in this run could meet says so instead. */
-export function conditions(wanted, { patterns, explanations }, hints, change) {
+export function conditions(wanted, {patterns, explanations}, change) {
   const missing = {
     pattern: patterns === 0 && "The run has no N2G patterns.",
     explanation: explanations === 0 && "The run has no explanations in words.",
@@ -34,46 +31,16 @@ export function conditions(wanted, { patterns, explanations }, hints, change) {
     const type = () => {
       wanted[name] = inputs[name].value;
       change();
-      if (TOKENS.includes(name)) hints.show(name, wanted[name]);
     };
-    inputs[name] = h("input", {
-      type: "text",
-      id: `find-${name}`,
+    inputs[name] = textField(`find-${name}`, placeholder, {
       value: wanted[name],
-      placeholder,
-      autocomplete: "off",
-      spellcheck: "false",
       inputmode: name === "like" ? "numeric" : null,
       "data-search": name === "fires",
       oninput: type,
     });
-    return h("div.field", h("label.field-name", { htmlFor: `find-${name}` }, label), inputs[name]);
+    return h("div.field", h("label.field-name", {htmlFor: `find-${name}`}, label), inputs[name]);
   });
-  return { fields, inputs };
-}
-
-/** Tokens that hold what was typed, to be more exact with. */
-export function tokenHints({ source, signal }, choose) {
-  const place = h("p.hints");
-  const only = lastOnly(signal);
-  const hint = (name, { text }) =>
-    h(
-      "button.hint",
-      { type: "button", onclick: () => choose(name, text), "aria-label": `Only ${visible(text)}` },
-      tokenChip(text),
-    );
-  const show = async (name, text) => {
-    const done = await only((own) => (text.trim() === "" ? [] : source.tokens(text, own)));
-    if (done === null) return;
-    // An error is none of the reader's business here: the search itself tells of it.
-    const others = (done.result ?? []).filter((token) => token.text !== text).slice(0, HINTS);
-    fill(
-      place,
-      others.length > 0 && h("span.soft", "Tokens: "),
-      others.map((token) => hint(name, token)),
-    );
-  };
-  return { place, show };
+  return {fields, inputs};
 }
 
 /** Two sliders on one track of decades; their ends mean: any. */
@@ -81,7 +48,7 @@ export function densityRange(wanted, change) {
   const told = h("output.number");
   const slider = (name, label, any) => {
     const value = wanted[name] === "" ? any : Math.log10(Math.max(Number(wanted[name]), 10 ** LOWEST));
-    return h("input", { type: "range", min: LOWEST, max: 0, step: 0.1, "aria-label": label, value });
+    return h("input", {type: "range", min: LOWEST, max: 0, step: 0.1, "aria-label": label, value});
   };
   const [low, high] = [slider("low", "Lowest density", LOWEST), slider("high", "Highest density", 0)];
   const track = h("div.range-pair", low, high);
@@ -95,7 +62,7 @@ export function densityRange(wanted, change) {
     track.style.setProperty("--from", String(1 - low.value / LOWEST));
     track.style.setProperty("--to", String(1 - high.value / LOWEST));
   };
-  track.addEventListener("input", ({ target }) => {
+  track.addEventListener("input", ({target}) => {
     // One end pushes the other: a range never turns around.
     if (Number(low.value) > Number(high.value)) (target === low ? high : low).value = target.value;
     wanted.low = low.value > LOWEST ? (10 ** low.value).toPrecision(3) : "";
@@ -104,5 +71,5 @@ export function densityRange(wanted, change) {
     change();
   });
   draw();
-  return h("div.field", { role: "group", "aria-label": "Density" }, h("span.field-name", "Density ", told), track);
+  return h("div.field", {role: "group", "aria-label": "Density"}, h("span.field-name", "Density ", told), track);
 }

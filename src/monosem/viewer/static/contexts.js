@@ -1,12 +1,12 @@
-// Contexts: a block's tokens in running text, shaded by a latent's activation, with the exact value for each that has one.
+// Contexts: a block's tokens in running text, shaded by a latent's activation, whose exact value is read on each.
 
-import { h } from "./dom.js";
-import { count, exact, percent, short } from "./numbers.js";
-import { rove } from "./parts.js";
-import { FALSE_ALARM } from "./patterns.js";
-import { bar } from "./plots.js";
-import { withReading } from "./reading.js";
-import { prose, tokenNodes, visible } from "./text.js";
+import {h} from "./dom.js";
+import {count, exact, percent, short} from "./numbers.js";
+import {rove} from "./parts.js";
+import {FALSE_ALARM} from "./patterns.js";
+import {bar} from "./plots.js";
+import {withReading} from "./reading.js";
+import {prose, tokenNodes, visible} from "./text.js";
 
 const BEFORE = 26;
 const AFTER = 14;
@@ -23,7 +23,7 @@ function reading(text, value, largest, judgement) {
   return parts;
 }
 
-function tokenSpan(text, position, { values, largest, verdicts, peak, lines }) {
+function tokenSpan(text, position, {values, largest, verdicts, peak, lines}) {
   const value = values.get(position) ?? 0;
   const judgement = verdicts?.get(position);
   const content = tokenNodes(text, lines);
@@ -33,13 +33,13 @@ function tokenSpan(text, position, { values, largest, verdicts, peak, lines }) {
   const attributes = {
     class: `t${kind}${position === peak ? " peak" : ""}`,
     tabindex: position === peak ? 0 : -1,
-    vars: { a: shade(value, largest) },
+    vars: {a: shade(value, largest)},
   };
   return withReading(h(tag, attributes, content), () => reading(text, value, largest, judgement));
 }
 
 /** The part around the peak that is shown at first, from one position up to another. */
-export function shownPart({ position, ids }, whole) {
+export function shownPart({position, ids}, whole) {
   const length = ids.length;
   if (whole || length <= BEFORE + AFTER + 8) return [0, length];
   const from = Math.max(0, Math.min(position - BEFORE, length - BEFORE - AFTER));
@@ -59,16 +59,15 @@ export function contextItem(example, options) {
     peak: example.position,
     lines: options.lines,
   };
-  const text = h("p", { class: options.lines ? "context lines" : "context" });
-  const draw = (whole) => {
+  const text = h("p", {class: options.lines ? "context lines" : "context"});
+  const draw = whole => {
     const [from, to] = shownPart(example, whole);
     const open = () => {
       draw(true);
-      text.querySelector("[data-reading]")?.focus({ preventScroll: true });
+      text.querySelector("[data-reading]")?.focus({preventScroll: true});
     };
     const more = (tokens, where) =>
-      tokens > 0 &&
-      h("button.more", { type: "button", onclick: open, "aria-label": `Show ${tokens} tokens ${where}` }, "⋯");
+      tokens > 0 && h("button.more", {onclick: open, "aria-label": `Show ${tokens} tokens ${where}`}, "⋯");
     const tokens = example.texts.slice(from, to).map((each, i) => tokenSpan(each, from + i, settings));
     text.replaceChildren(...[more(from, "before"), ...tokens, more(example.ids.length - to, "after")].filter(Boolean));
     if (!text.querySelector("[tabindex='0']")) text.querySelector("[data-reading]")?.setAttribute("tabindex", "0");
@@ -80,7 +79,7 @@ export function contextItem(example, options) {
     "li.example",
     h(
       "p.strength",
-      h("span.number", { title: exact(example.value) }, short(example.value)),
+      h("span.number", {title: exact(example.value)}, short(example.value)),
       bar(example.value / options.largest),
     ),
     h("div", text, h("p.source", h("bdi", place))),

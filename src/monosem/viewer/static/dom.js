@@ -16,6 +16,7 @@ function set(element, name, value) {
 
 function build(element, classes, [first, ...others]) {
   const hasAttributes = first?.constructor === Object;
+  if (element.localName === "button") element.type = "button"; // unless it says otherwise
   if (classes.length > 0) element.setAttribute("class", classes.join(" "));
   if (hasAttributes) for (const [name, value] of Object.entries(first)) set(element, name, value);
   append(element, hasAttributes ? others : [first, ...others]);
@@ -29,13 +30,12 @@ function append(element, children) {
   }
 }
 
-/** An HTML element: `h("p.soft.note", { onclick: f, vars: { share: 0.5 } }, "text", node, [more])`. */
+/** An HTML element: `h("p.note", { onclick: f, vars: { share: 0.5 } }, "text", node, [more])`. */
 export function h(kind, ...content) {
   const [tag, ...classes] = kind.split(".");
   return build(document.createElement(tag), classes, content);
 }
 
-/** An SVG element, likewise. */
 export function svg(kind, ...content) {
   const [tag, ...classes] = kind.split(".");
   return build(document.createElementNS(SVG, tag), classes, content);
@@ -56,7 +56,3 @@ export function debounced(run, milliseconds) {
     timer = setTimeout(() => run(...values), milliseconds);
   };
 }
-
-let made = 0;
-/** An id that no other element has. */
-export const newId = (name) => `${name}-${(made += 1)}`;

@@ -33,7 +33,7 @@ export async function fetchJson(path, options, whenGone = GONE) {
 /** Keeps the last results of a function of one argument; what fails is asked for again. */
 export function remembering(load, most = REMEMBERED) {
   const kept = new Map();
-  return (key) => {
+  return key => {
     if (!kept.has(key)) {
       const promise = load(key);
       promise.catch(() => kept.delete(key));
@@ -50,7 +50,7 @@ export function unlessAborted(promise, signal) {
   return new Promise((resolve, reject) => {
     const stop = () => reject(new DOMException("outdated", "AbortError"));
     if (signal.aborted) stop();
-    signal.addEventListener("abort", stop, { once: true });
+    signal.addEventListener("abort", stop, {once: true});
     promise.then(resolve, reject);
   });
 }

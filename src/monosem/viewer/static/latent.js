@@ -1,16 +1,16 @@
 // A latent's page: what it fires on, where, how strongly, and what it does.
 
-import { contextsSection, TOP } from "./latent_contexts.js";
-import { h } from "./dom.js";
-import { explanationSection } from "./explanation.js";
-import { ablation, activations, effects, firesOn, neighbours } from "./latent_side.js";
-import { count, counted, hundredth, oneIn, percent, short } from "./numbers.js";
-import { notice } from "./parts.js";
-import { address, replaceAddress, toLatent, toSearch, wholeNumber } from "./route.js";
-import { proseNode } from "./text.js";
+import {contextsSection, TOP} from "./latent_contexts.js";
+import {h} from "./dom.js";
+import {explanationSection} from "./explanation.js";
+import {ablation, activations, effects, firesOn, neighbours} from "./latent_side.js";
+import {count, counted, hundredth, oneIn, percent, short} from "./numbers.js";
+import {notice} from "./parts.js";
+import {address, replaceAddress, toLatent, toSearch, wholeNumber} from "./route.js";
+import {prose, proseNode} from "./text.js";
 
 /** How a latent is looked at, as it stands in the address. */
-function stateOf(params, { patterns }) {
+function stateOf(params, {patterns}) {
   const [band, kinds] = [params.get("band") ?? "", Object.keys(patterns)];
   const marks = params.get("marks") ?? kinds[0];
   return {
@@ -21,7 +21,7 @@ function stateOf(params, { patterns }) {
   };
 }
 
-function stateParams({ band, marks, lines, whole }, { patterns }) {
+function stateParams({band, marks, lines, whole}, {patterns}) {
   const usual = Object.keys(patterns)[0] ?? "none";
   return {
     band: band === TOP ? null : band,
@@ -44,98 +44,94 @@ function readouts(record, index) {
   );
 }
 
-/** A link to the latent before or after, which is looked at in the same way. */
-function step(to, total, isNext, params) {
-  const text = isNext ? `${to} ›` : `‹ ${to}`;
-  if (to < 0 || to >= total) return h("span.step.none", { "aria-hidden": "true" }, isNext ? "›" : "‹");
-  const [name, key] = isNext ? ["Next", "j"] : ["Previous", "k"];
-  const attributes = {
-    class: "step",
-    "aria-label": `${name} latent, ${to}`,
-    "aria-keyshortcuts": key,
-    title: `${name} latent (${key})`,
+/** Links to the latents before and after, which are looked at in the same way. */
+function stepLinks(latent, total) {
+  const step = (by, name, key, text) => {
+    const to = latent + by;
+    if (to < 0 || to >= total) return null;
+    const attributes = {
+      "aria-label": `${name} latent, ${to}`,
+      "aria-keyshortcuts": key,
+      title: `${name} latent (${key})`,
+    };
+    return h("a.step", {href: toLatent(to), "data-to": to, "data-key": key, ...attributes}, text(to));
   };
-  return h("a", { href: toLatent(to, params()), "data-step": isNext ? "next" : "previous", ...attributes }, text);
+  return [step(-1, "Previous", "k", to => `‹ ${to}`), step(1, "Next", "j", to => `${to} ›`)];
 }
 
-function heading({ latent, label, largest }, told, params) {
-  const total = told.run.n_latents;
-  const steps = [step(latent - 1, total, false, params), step(latent + 1, total, true, params)];
-  const steer = address("steer", null, { latents: `${latent}:add:4` });
+function heading({latent, label, largest}, told) {
+  const steps = stepLinks(latent, told.run.n_latents);
+  const steer = address("steer", null, {latents: `${latent}:add:4`});
   return h(
     "header.latent-head",
-    h("div.kicker", h("span", "Latent"), h("nav.steps", { "aria-label": "Latents beside it" }, steps)),
-    h("h1", h("span.latent-number", String(latent)), " ", proseNode(label, { class: "latent-label" })),
+    h("div.kicker", h("span", "Latent"), h("nav.steps", {"aria-label": "Latents beside it"}, steps)),
+    h("h1", h("span.latent-number", String(latent)), " ", proseNode(label, {class: "latent-label"})),
     h(
       "p.actions",
-      h("a", { href: toSearch({ like: latent }) }, "Latents like it"),
-      told.can.steer && largest && h("a", { href: steer }, "Steer with it"),
+      h("a", {href: toSearch({like: latent})}, "Latents like it"),
+      told.can.steer && largest && h("a", {href: steer}, "Steer with it"),
     ),
   );
 }
 
-function deadNote({ tokens }) {
-  const text = `None of the ${counted(tokens, "indexed token")} made this latent positive, so there are no contexts and no histogram. What its decoder row would do is shown all the same.`;
-  return h("section.notice", h("h2", "It never fires"), h("p", text));
+function deadNote({tokens}) {
+  const none = `None of the ${counted(tokens, "indexed token")} made this latent positive: no contexts, no histogram.`;
+  return h(
+    "section.notice",
+    h("h2", "It never fires"),
+    h("p", none, " What its decoder row would do is shown all the same."),
+  );
 }
 
 function stepKeys(head) {
-  const go = (by) => () => head.querySelector(`[data-step="${by}"]`)?.click();
-  const [next, previous] = [go("next"), go("previous")];
-  return { j: next, ArrowRight: next, k: previous, ArrowLeft: previous };
-}
-
-/** Latents that the next key would ask for are there when it comes. */
-function fetchBeside(number, total, source) {
-  for (const to of [number + 1, number - 1]) if (to >= 0 && to < total) source.latent(to).catch(() => {});
+  const go = key => () => head.querySelector(`[data-key=${key}]`)?.click();
+  return {j: go("j"), ArrowRight: go("j"), k: go("k"), ArrowLeft: go("k")};
 }
 
 /** All of the page below the heading, and what draws it anew when it is looked at in another way. */
 function bodyOf(record, told, state, change) {
   const contexts = record.fired
     ? contextsSection(record, told, state, change)
-    : { section: deadNote(told.index), draw: () => {} };
+    : {section: deadNote(told.index), draw: () => {}};
   const [explanation, histogram] = [explanationSection(record, told, state, change), activations(record, told, state)];
   const draw = () => {
     for (const part of [contexts, explanation, histogram]) part.draw();
   };
   const main = h("div.latent-main", explanation.section, contexts.section, neighbours(record));
   const side = h("div.latent-side", histogram.section, firesOn(record), effects(record), ablation(record, told));
-  return { node: h("div.latent-body", main, side), draw };
+  return {node: h("div.latent-body", main, side), draw};
 }
 
-export async function latent({ route, source, run, signal, announce }) {
+export async function latent({route, source, run, signal, announce}) {
   const number = wholeNumber(route.id);
+  const all = h("a", {href: toSearch()}, "all latents");
   if (number === null)
-    return notice(
-      "No such latent",
-      `“${route.id ?? ""}” is no latent’s number. `,
-      h("a", { href: toSearch() }, "Search them"),
-      ".",
-    );
+    return notice("No such latent", `“${prose(route.id ?? "", 40)}” is no latent’s number; see `, all, ".");
   const [record, told] = await Promise.all([source.latent(number, signal), run]);
   const state = stateOf(route.params, record);
-  // What is particular to this latent's patterns stays behind when one goes to the next.
-  const carried = () => ({
-    ...stateParams(state, record),
-    marks: state.marks === "none" && Object.keys(record.patterns).length ? "none" : null,
-  });
-  const change = (what) => {
+  const head = heading(record, told);
+  const body = bodyOf(record, told, state, what => change(what));
+  const steps = [...head.querySelectorAll("[data-to]")];
+  const draw = () => {
+    // Which patterns are marked is particular to this latent; that none are goes along.
+    const marks = state.marks === "none" && Object.keys(record.patterns).length ? "none" : null;
+    for (const link of steps)
+      link.setAttribute("href", toLatent(link.dataset.to, {...stateParams(state, record), marks}));
+    body.draw();
+  };
+  const change = what => {
     Object.assign(state, what);
     replaceAddress("latent", number, stateParams(state, record));
-    for (const link of head.querySelectorAll("[data-step]"))
-      link.hash = toLatent(number + (link.dataset.step === "next" ? 1 : -1), carried());
-    body.draw();
-    if (what.band !== undefined)
-      announce(counted(record.examples.filter(({ band }) => band === state.band).length, "context"));
+    draw();
+    if (what.band === undefined) return;
+    announce(counted(record.examples.filter(({band}) => band === state.band).length, "context"));
   };
-  const head = heading(record, told, carried);
-  const body = bodyOf(record, told, state, change);
-  body.draw();
+  draw();
   return {
     title: `Latent ${number}`,
     content: [head, readouts(record, told.index), body.node],
     keys: stepKeys(head),
-    shown: () => source.isStatic || fetchBeside(number, told.run.n_latents, source),
+    // Those that the next key would ask for are there when it comes.
+    shown: () => source.isStatic || steps.forEach(link => source.latent(Number(link.dataset.to)).catch(() => {})),
   };
 }

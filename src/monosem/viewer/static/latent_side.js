@@ -1,19 +1,19 @@
 // What a latent's page holds besides contexts: its activations, its tokens, what it promotes, neighbours, ablation.
 
-import { fill, h } from "./dom.js";
-import { count, percent, short, signed } from "./numbers.js";
-import { latentName, nothing } from "./parts.js";
-import { activationPlot, barList } from "./plots.js";
-import { toSearch } from "./route.js";
-import { prose, tokenChip } from "./text.js";
+import {fill, h} from "./dom.js";
+import {count, hundredth, percent, short, signed} from "./numbers.js";
+import {latentName, nothing} from "./parts.js";
+import {activationPlot, barList} from "./plots.js";
+import {toSearch} from "./route.js";
+import {prose, tokenChip} from "./text.js";
 
-const note = (text) => h("p.soft.note", text);
+const note = text => h("p.note", text);
 const section = (title, ...content) => h("section", h("h2", title), content);
-const tokenLink = (text, kind, title) => h("a", { href: toSearch({ [kind]: text }), title }, tokenChip(text));
+const tokenLink = (text, kind, title) => h("a", {href: toSearch({[kind]: text}), title}, tokenChip(text));
 
 /** The histogram, which follows the chosen band. */
-export function activations(record, { bands }, state) {
-  if (!record.histogram) return { section: null, draw: () => {} };
+export function activations(record, {bands}, state) {
+  if (!record.histogram) return {section: null, draw: () => {}};
   const place = h("div");
   const quantiles = record.quantiles.map((value, i) => h("div", h("dt", `${bands[i] * 100}%`), h("dd", short(value))));
   return {
@@ -27,9 +27,9 @@ export function activations(record, { bands }, state) {
   };
 }
 
-export function firesOn({ fires_on: tokens }) {
+export function firesOn({fires_on: tokens}) {
   if (tokens.length === 0) return null;
-  const rows = tokens.map(({ text, count: times, mean, share }) => ({
+  const rows = tokens.map(({text, count: times, mean, share}) => ({
     name: tokenLink(text, "fires", "Latents that fire on it"),
     value: percent(share),
     share,
@@ -38,13 +38,13 @@ export function firesOn({ fires_on: tokens }) {
   return section("Fires on", note("Share of its summed activation."), barList(rows, "Tokens it fires on"));
 }
 
-export function effects({ promotes, suppresses }) {
+export function effects({promotes, suppresses}) {
   const all = [...promotes, ...suppresses];
   if (all.length === 0)
     return section("Logit effects", nothing("There are none: its decoder does not write where the unembedding reads."));
-  const most = Math.max(...all.map(({ effect }) => Math.abs(effect)));
+  const most = Math.max(...all.map(({effect}) => Math.abs(effect)));
   const side = (title, kind, title2, list, colour) => {
-    const rows = list.map(({ text, effect }) => ({
+    const rows = list.map(({text, effect}) => ({
       name: tokenLink(text, kind, title2),
       value: signed(effect),
       share: Math.abs(effect) / most,
@@ -60,14 +60,14 @@ export function effects({ promotes, suppresses }) {
   );
 }
 
-export function neighbours({ neighbours: { decoder = [], firing = [] } }) {
+export function neighbours({neighbours: {decoder = [], firing = []}}) {
   const side = (title, about, rows, empty) => {
-    const items = rows.map((row) => h("li", latentName(row), h("span.number", short(row.similarity, 2))));
+    const items = rows.map(row => h("li", latentName(row), h("span.number", hundredth(row.similarity))));
     return h(
       "div",
       h("h3", title),
       note(about),
-      rows.length ? h("ol.near", { "aria-label": `Nearest ${title.toLowerCase()}` }, items) : nothing(empty),
+      rows.length ? h("ol.near", {"aria-label": `Nearest ${title.toLowerCase()}`}, items) : nothing(empty),
     );
   };
   return section(
@@ -91,21 +91,21 @@ const ABLATED = {
 };
 
 /** The evaluation's record, whatever it holds, by name; and beside a sparsity what others have. */
-export function ablation({ ablation: record }, told) {
+export function ablation({ablation: record}, told) {
   if (!record)
     return told.with.ablations
       ? section("Ablation", nothing("The run’s evaluation ablated other latents, not this one."))
       : null;
   const row = (name, value, about) =>
     h("div", h("dt", prose(name, 60), about && h("span.soft", about)), h("dd", value));
-  const shown = (value) =>
+  const shown = value =>
     typeof value === "number" ? short(value) : value === null ? "no effect" : prose(JSON.stringify(value), 60);
   const rows = Object.entries(record).map(([name, value]) => {
     const [label, about] = ABLATED[name] ?? [name.replaceAll("_", " "), null];
     return row(label, shown(value), about);
   });
   const mean = (name, label) => {
-    const metric = told.metrics.find((each) => each.name === name);
+    const metric = told.metrics.find(each => each.name === name);
     return metric && row(label, short(metric.value), null);
   };
   const others = [

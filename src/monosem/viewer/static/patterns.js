@@ -5,10 +5,10 @@ export function firstOfText(texts) {
   return /^<[^<>]*>$|^\[(CLS|BOS)\]$/.test(texts[0] ?? "") ? 1 : 0;
 }
 
-/** Of patterns that match at one token the one with the most literal tokens predicts; then one with a start mark; then the longest. */
+/** Of those that match, that with the most literal tokens predicts; then one with a start mark; then the longest. */
 function isMoreSpecific(pattern, other) {
-  const rank = ({ tokens, at_start: atStart }) => [
-    tokens.filter((token) => token !== null).length,
+  const rank = ({tokens, at_start: atStart}) => [
+    tokens.filter(token => token !== null).length,
     Number(atStart),
     tokens.length,
   ];
@@ -17,7 +17,7 @@ function isMoreSpecific(pattern, other) {
   return differs >= 0 && a[differs] > b[differs];
 }
 
-function matches({ tokens, at_start: atStart }, ids, end, first) {
+function matches({tokens, at_start: atStart}, ids, end, first) {
   const begin = end - tokens.length + 1;
   if (begin < first || (atStart && begin !== first)) return false;
   return tokens.every((token, i) => token === null || token === ids[begin + i]);
@@ -44,8 +44,8 @@ export function judged(patterns, example) {
   const predicted = predictions(patterns, example.ids, firstOfText(example.texts));
   const active = new Set(example.activations.map(([position]) => position));
   const verdicts = new Map();
-  for (const position of active) verdicts.set(position, { verdict: MISS, pattern: null });
+  for (const position of active) verdicts.set(position, {verdict: MISS, pattern: null});
   for (const [position, pattern] of predicted)
-    verdicts.set(position, { verdict: active.has(position) ? HIT : FALSE_ALARM, pattern });
+    verdicts.set(position, {verdict: active.has(position) ? HIT : FALSE_ALARM, pattern});
   return verdicts;
 }

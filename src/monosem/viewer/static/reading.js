@@ -1,6 +1,6 @@
 // The small reading beside whatever the pointer or the focus is on: exact values, told where they are.
 
-import { fill } from "./dom.js";
+import {fill} from "./dom.js";
 
 const HIDE_AFTER = 120;
 const told = new WeakMap();
@@ -20,7 +20,7 @@ export function withReading(element, tell) {
 export function showReading(rectangle, ...content) {
   clearTimeout(timer);
   fill(bubble, ...content).hidden = false;
-  const { width, height } = bubble.getBoundingClientRect();
+  const {width, height} = bubble.getBoundingClientRect();
   const left = Math.min(Math.max(6, rectangle.left + rectangle.width / 2 - width / 2), innerWidth - width - 6);
   // Above, so that what follows in the text stays free; below where there is no room.
   const above = rectangle.top - height - 5;
@@ -40,7 +40,7 @@ function show(element) {
   showReading(element.getClientRects()[0] ?? element.getBoundingClientRect(), told.get(element)());
 }
 
-const under = (event) => {
+const under = event => {
   const element = event.target.closest?.("[data-reading]");
   return element && told.has(element) ? element : null;
 };
@@ -48,12 +48,12 @@ const under = (event) => {
 /** Listen for pointer, focus and Escape; once. */
 export function startReadings() {
   bubble = document.getElementById("reading");
-  const enter = (event) => {
+  const enter = event => {
     const element = under(event);
     if (element) show(element);
   };
   // The reading stays while the pointer is on it, so that it can be read and copied.
-  const leave = (event) => {
+  const leave = event => {
     if (!under(event) && event.target !== bubble) return;
     clearTimeout(timer);
     timer = setTimeout(hideReading, HIDE_AFTER);
@@ -64,6 +64,6 @@ export function startReadings() {
   document.addEventListener("focusout", leave);
   bubble.addEventListener("pointerover", () => clearTimeout(timer));
   bubble.addEventListener("pointerout", leave);
-  addEventListener("scroll", () => owner && hideReading(), { passive: true, capture: true });
-  addEventListener("keydown", (event) => event.key === "Escape" && !bubble.hidden && hideReading());
+  addEventListener("scroll", () => owner && hideReading(), {passive: true, capture: true});
+  addEventListener("keydown", event => event.key === "Escape" && !bubble.hidden && hideReading());
 }

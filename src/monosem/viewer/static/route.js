@@ -5,19 +5,22 @@ export function parse(hash) {
   if (hash !== "" && hash !== "#" && !hash.startsWith("#/")) return null;
   const [path, query = ""] = hash.slice(2).split(/\?(.*)/s);
   const [page = "", id = null] = path.split("/");
-  return { page, id, params: new URLSearchParams(query) };
+  return {page, id, params: new URLSearchParams(query)};
 }
 
-/** The address of a view; parameters without a value are left out. */
+/** As a query; what has no value is left out. */
+export const queryOf = values =>
+  new URLSearchParams(Object.entries(values).filter(([, value]) => value != null && value !== "")).toString();
+
+/** The address of a view. */
 export function address(page, id = null, params = {}) {
-  const pairs = Object.entries(params).filter(([, value]) => value !== null && value !== undefined && value !== "");
   // Colons and commas may stand in a fragment as they are, and read better so.
-  const query = new URLSearchParams(pairs).toString().replaceAll("%3A", ":").replaceAll("%2C", ",");
+  const query = queryOf(params).replaceAll("%3A", ":").replaceAll("%2C", ",");
   return `#/${page}${id === null ? "" : `/${encodeURIComponent(id)}`}${query ? `?${query}` : ""}`;
 }
 
 export const toLatent = (latent, params) => address("latent", latent, params);
-export const toSearch = (params) => address("latents", null, params);
+export const toSearch = params => address("latents", null, params);
 
 /** Change the address of the view that is shown, without a step in the history. */
 export function replaceAddress(page, id, params) {
@@ -25,7 +28,7 @@ export function replaceAddress(page, id, params) {
 }
 
 /** A whole number ≥ 0 in a text, or null. */
-export const wholeNumber = (text) => (/^\d{1,9}$/.test(text?.trim() ?? "") ? Number(text) : null);
+export const wholeNumber = text => (/^\d{1,9}$/.test(text?.trim() ?? "") ? Number(text) : null);
 
 /** A parameter's number, or what stands in for it. */
 export function numberParam(params, name, otherwise) {

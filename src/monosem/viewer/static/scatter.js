@@ -1,17 +1,17 @@
 // The scatter of latents: a canvas for up to twenty thousand points, with a pointer and arrow keys to pick one.
 
-import { fill, h } from "./dom.js";
-import { percent, powerOfTen, short } from "./numbers.js";
-import { hideReading, showReading } from "./reading.js";
-import { toLatent } from "./route.js";
-import { prose } from "./text.js";
+import {fill, h} from "./dom.js";
+import {percent, powerOfTen, short, within} from "./numbers.js";
+import {hideReading, showReading} from "./reading.js";
+import {toLatent} from "./route.js";
+import {prose} from "./text.js";
 
 /** What can stand on an axis; `log`: its decades are as wide as each other. */
 export const AXES = {
-  density: { label: "Density", meaning: "share of tokens it fires on", log: true, told: percent },
-  mean: { label: "Mean activation", meaning: "over the tokens it fires on", log: true, told: short },
-  largest: { label: "Largest activation", meaning: "", log: true, told: short },
-  encoder_cosine: { label: "Encoder cosine", meaning: "of its encoder row and decoder row", log: false, told: short },
+  density: {label: "Density", meaning: "share of tokens it fires on", log: true, told: percent},
+  mean: {label: "Mean activation", meaning: "over the tokens it fires on", log: true, told: short},
+  largest: {label: "Largest activation", meaning: "on any token", log: true, told: short},
+  encoder_cosine: {label: "Encoder cosine", meaning: "of its encoder row and decoder row", log: false, told: short},
   nearest_cosine: {
     label: "Nearest cosine",
     meaning: "of its decoder row and the nearest other",
@@ -26,7 +26,7 @@ export const AXES = {
   },
 };
 
-const MARGIN = { left: 46, right: 12, top: 10, bottom: 26 };
+const MARGIN = {left: 46, right: 12, top: 10, bottom: 26};
 const REACH = 14;
 
 /** Round values of an axis with their texts: powers of ten, or 1, 2 and 5 of each where there are few of these. */
@@ -41,7 +41,7 @@ function ticks(low, high, isLog) {
     return found.filter(([value]) => Math.log10(value) >= low && Math.log10(value) <= high);
   }
   const step =
-    [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10].find((each) => (high - low) / each <= 6) ?? (high - low) / 4;
+    [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10].find(each => (high - low) / each <= 6) ?? (high - low) / 4;
   for (let at = Math.ceil(low / step); at * step <= high; at += 1)
     found.push([at * step, String(Number((at * step).toPrecision(3)))]);
   return found;
@@ -49,42 +49,36 @@ function ticks(low, high, isLog) {
 
 /** From a column's values to pixels; what a logarithm has no place for is left out. */
 function scale(values, isLog, from, to) {
-  const has = (value) => value !== null && (!isLog || value > 0);
-  const place = (value) => (isLog ? Math.log10(value) : value);
+  const has = value => value !== null && (!isLog || value > 0);
+  const place = value => (isLog ? Math.log10(value) : value);
   const [least, most] = values.reduce(
     ([a, b], value) => (has(value) ? [Math.min(a, place(value)), Math.max(b, place(value))] : [a, b]),
     [Infinity, -Infinity],
   );
   const pad = (most - least) * 0.03 || 0.5;
   const [low, high] = [least - pad, most + pad];
-  const at = (value) => from + ((place(value) - low) / (high - low)) * (to - from);
-  return { at, has, ticks: least > most ? [] : ticks(low, high, isLog) };
+  const at = value => from + ((place(value) - low) / (high - low)) * (to - from);
+  return {at, has, ticks: least > most ? [] : ticks(low, high, isLog)};
 }
 
-/** Points in the canvas' pixels, and a search among them by cells as wide as the pointer's reach. */
-function layOut(data, { x, y }, width, height) {
+/** Points in the canvas' pixels, and the nearest of them within the pointer's reach. */
+function layOut(data, {x, y}, width, height) {
   const across = scale(data[x], AXES[x].log, MARGIN.left, width - MARGIN.right);
   const up = scale(data[y], AXES[y].log, height - MARGIN.bottom, MARGIN.top);
-  const cells = new Map();
-  const cell = (px, py) => `${Math.floor(px / REACH)},${Math.floor(py / REACH)}`;
-  const points = data.latent.flatMap((latent, i) => {
-    if (!across.has(data[x][i]) || !up.has(data[y][i])) return [];
-    const point = { i, latent, px: across.at(data[x][i]), py: up.at(data[y][i]) };
-    const key = cell(point.px, point.py);
-    cells.set(key, [...(cells.get(key) ?? []), point]);
-    return [point];
-  });
+  const all = data.latent.map((latent, i) => ({i, latent, px: across.at(data[x][i]), py: up.at(data[y][i])}));
+  const points = all.filter(({i}) => across.has(data[x][i]) && up.has(data[y][i]));
   const near = (px, py) => {
-    const steps = [-REACH, 0, REACH];
-    const around = steps.flatMap((dx) => steps.flatMap((dy) => cells.get(cell(px + dx, py + dy)) ?? []));
-    const distance = (point) => Math.hypot(point.px - px, point.py - py);
-    const nearest = around.reduce((best, point) => (best && distance(best) <= distance(point) ? best : point), null);
-    return nearest && distance(nearest) < REACH ? nearest : null;
+    let [nearest, least] = [null, REACH ** 2];
+    for (const point of points) {
+      const distance = (point.px - px) ** 2 + (point.py - py) ** 2;
+      if (distance < least) [nearest, least] = [point, distance];
+    }
+    return nearest;
   };
-  return { across, up, points, near, width, height };
+  return {across, up, points, near, width, height};
 }
 
-function paintGrid(pen, { across, up, width, height }) {
+function paintGrid(pen, {across, up, width, height}) {
   const draw = (x1, y1, x2, y2) => {
     pen.beginPath();
     pen.moveTo(x1, y1);
@@ -106,7 +100,7 @@ function paintGrid(pen, { across, up, width, height }) {
 }
 
 function paint(canvas, layout, picked) {
-  const { width, height, points } = layout;
+  const {width, height, points} = layout;
   const ratio = devicePixelRatio || 1;
   [canvas.width, canvas.height] = [width * ratio, height * ratio];
   const style = getComputedStyle(canvas);
@@ -120,7 +114,7 @@ function paint(canvas, layout, picked) {
   const size = points.length > 5000 ? 1.6 : points.length > 500 ? 2.2 : 3;
   pen.globalAlpha = points.length > 5000 ? 0.4 : 0.6;
   pen.fillStyle = style.color;
-  for (const { px, py } of points) pen.fillRect(px - size / 2, py - size / 2, size, size);
+  for (const {px, py} of points) pen.fillRect(px - size / 2, py - size / 2, size, size);
   pen.globalAlpha = 1;
   if (!picked) return;
   pen.strokeStyle = style.caretColor;
@@ -135,19 +129,19 @@ function neighbour(points, picked, key) {
   const axis = key === "ArrowLeft" || key === "ArrowRight" ? "px" : "py";
   const step = key === "ArrowRight" || key === "ArrowDown" ? 1 : -1;
   const sorted = points.toSorted((a, b) => a[axis] - b[axis] || a.i - b.i);
-  const place = picked ? sorted.findIndex(({ i }) => i === picked.i) + step : 0;
-  return sorted[Math.max(0, Math.min(sorted.length - 1, place))] ?? null;
+  const place = picked ? sorted.findIndex(({i}) => i === picked.i) + step : 0;
+  return sorted[within(place, 0, sorted.length - 1)] ?? null;
 }
 
 /** Lets pointer and keys pick among the points of `now()`, and open what is picked. */
 function listen(canvas, now, pick) {
-  const under = ({ offsetX, offsetY }) => now().layout?.near(offsetX, offsetY) ?? null;
-  const open = (point) => point && (location.hash = toLatent(point.latent));
-  canvas.addEventListener("pointermove", (event) => pick(under(event), false));
+  const under = ({offsetX, offsetY}) => now().layout?.near(offsetX, offsetY) ?? null;
+  const open = point => point && (location.hash = toLatent(point.latent));
+  canvas.addEventListener("pointermove", event => pick(under(event), false));
   for (const left of ["pointerleave", "blur"]) canvas.addEventListener(left, () => pick(null, false));
-  canvas.addEventListener("click", (event) => open(under(event)));
-  canvas.addEventListener("keydown", (event) => {
-    const { layout, picked } = now();
+  canvas.addEventListener("click", event => open(under(event)));
+  canvas.addEventListener("keydown", event => {
+    const {layout, picked} = now();
     if (event.key.startsWith("Arrow") && layout) pick(neighbour(layout.points, picked, event.key), true);
     else if (event.key === "Enter") open(picked);
     else return;
@@ -165,17 +159,17 @@ const ROLE = {
 /** The plot of two columns: its canvas, and `draw({ x, y })` for other ones. `name(latent)` gives a latent's label. */
 export function scatterPlot(data, name, announce) {
   const canvas = h("canvas.scatter", ROLE);
-  let [axes, layout, picked] = [{ x: "density", y: "largest" }, null, null];
+  let [axes, layout, picked] = [{x: "density", y: "largest"}, null, null];
   const repaint = () => layout && paint(canvas, layout, picked);
-  const draw = (chosen) => {
+  const draw = chosen => {
     axes = chosen;
     if (canvas.clientWidth === 0) return;
     layout = layOut(data, axes, canvas.clientWidth, canvas.clientHeight);
-    picked = picked && (layout.points.find(({ i }) => i === picked.i) ?? null);
+    picked = picked && (layout.points.find(({i}) => i === picked.i) ?? null);
     repaint();
   };
-  const values = ({ i }) =>
-    [axes.x, axes.y].map((axis) => `${AXES[axis].label.toLowerCase()} ${AXES[axis].told(data[axis][i])}`).join(", ");
+  const values = ({i}) =>
+    [axes.x, axes.y].map(axis => `${AXES[axis].label.toLowerCase()} ${AXES[axis].told(data[axis][i])}`).join(", ");
   const pick = (point, isAloud) => {
     if (point === picked) return;
     picked = point;
@@ -183,17 +177,19 @@ export function scatterPlot(data, name, announce) {
     if (!point) return hideReading();
     const labelled = h("bdi.reading-label");
     const box = canvas.getBoundingClientRect();
-    const place = { left: box.left + point.px, top: box.top + point.py - 8, bottom: box.top + point.py + 8, width: 0 };
+    const [left, middle] = [box.left + point.px, box.top + point.py];
+    // Beyond the pointer's reach, else it would stand between the pointer and the point.
+    const place = {left, width: 0, top: middle - REACH, bottom: middle + REACH};
     showReading(place, h("b", `Latent ${point.latent}`), labelled, h("span", values(point)));
     if (isAloud) announce(`Latent ${point.latent}, ${values(point)}`);
     name(point.latent).then(
-      (text) => picked === point && fill(labelled, prose(text, 80)),
+      text => picked === point && fill(labelled, prose(text, 80)),
       () => {},
     );
   };
-  listen(canvas, () => ({ layout, picked }), pick);
+  listen(canvas, () => ({layout, picked}), pick);
   new ResizeObserver(() => draw(axes)).observe(canvas);
   const recolour = () => (canvas.isConnected ? repaint() : removeEventListener("themechange", recolour));
   addEventListener("themechange", recolour);
-  return { canvas, draw };
+  return {canvas, draw};
 }

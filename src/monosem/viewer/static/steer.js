@@ -1,68 +1,117 @@
 // Steering: latents added, clamped, ablated or scaled while the subject model reads on, and what that changes.
+// In the address: #/steer?text=…&latents=123:add:4,7:ablate&keep=0&samples=5
 
-import { fill, h } from "./dom.js";
-import { lastOnly, nothing, wrong } from "./parts.js";
-import { unavailable } from "./prompt.js";
-import { HOWS, latentPicker, steeredRow } from "./steer_latents.js";
-import { outcome } from "./steer_outcome.js";
-import { readState, SAMPLING, writeState } from "./steer_state.js";
+import {fill, h} from "./dom.js";
+import {within} from "./numbers.js";
+import {lastOnly, nothing, pageHead, wrong} from "./parts.js";
+import {unavailable} from "./prompt.js";
+import {numberParam, replaceAddress} from "./route.js";
+import {HOWS, latentPicker, steeredRow} from "./steer_latents.js";
+import {outcome} from "./steer_outcome.js";
+
+const SAMPLING = {
+  length: {label: "Tokens", usual: 30, min: 1, max: 200, step: 1},
+  samples: {label: "Samples", usual: 3, min: 1, max: 8, step: 1},
+  temperature: {label: "Temperature", usual: 1, min: 0.1, max: 3, step: 0.1},
+  seed: {label: "Seed", usual: 0, min: 0, max: 999999, step: 1},
+};
+
+const ENTRY = /^(\d{1,9}):(add|clamp|ablate|scale)(?::(-?\d{1,4}(?:\.\d{1,4})?))?$/;
+
+/** "123:add:4,7:ablate" → `[{ latent, how, multiple }, …]`, each latent once; what cannot be read is left out. */
+function readLatents(text, total) {
+  const found = new Map();
+  for (const part of text.split(",")) {
+    const [, number, how, multiple] = ENTRY.exec(part.trim()) ?? [];
+    const latent = Number(number);
+    if (!(latent < total)) continue;
+    const {usual, min, max} = HOWS[how];
+    found.set(latent, {
+      latent,
+      how,
+      multiple: multiple === undefined || how === "ablate" ? usual : within(Number(multiple), min, max),
+    });
+  }
+  return [...found.values()];
+}
+
+const tellLatent = ({latent, how, multiple}) =>
+  how === "ablate" ? `${latent}:${how}` : `${latent}:${how}:${multiple}`;
+
+function readState(params, total) {
+  const numbers = Object.entries(SAMPLING).map(([name, {usual, min, max}]) => [
+    name,
+    within(numberParam(params, name, usual), min, max),
+  ]);
+  const latents = readLatents(params.get("latents") ?? "", total);
+  return {text: params.get("text") ?? "", latents, keep: params.get("keep") !== "0", ...Object.fromEntries(numbers)};
+}
+
+function writeState(state) {
+  const numbers = Object.entries(SAMPLING).map(([name, {usual}]) => [name, state[name] === usual ? null : state[name]]);
+  const latents = state.latents.map(tellLatent).join(",");
+  replaceAddress("steer", null, {
+    text: state.text,
+    latents,
+    keep: state.keep ? null : 0,
+    ...Object.fromEntries(numbers),
+  });
+}
 
 /** Strengths go out in the latent's own units: a multiple of its largest seen activation, but for a factor. */
-function request({ latents, keep, ...others }, largest) {
-  const strength = ({ latent, how, multiple }) => {
+function request({latents, keep, ...others}, largest) {
+  const strength = ({latent, how, multiple}) => {
     if (how === "ablate") return 0;
     return HOWS[how].isFactor ? multiple : multiple * (largest.get(latent) ?? 1);
   };
-  const told = latents.map((each) => ({ latent: each.latent, how: each.how, strength: strength(each) }));
-  return { ...others, latents: told, keep_error: keep };
+  const told = latents.map(each => ({latent: each.latent, how: each.how, strength: strength(each)}));
+  return {...others, latents: told, keep_error: keep};
 }
 
 function settings(state, changed) {
-  const numbers = Object.entries(SAMPLING).map(([name, { label, usual, ...limits }]) => {
-    const type = ({ target }) => {
+  const numbers = Object.entries(SAMPLING).map(([name, {label, usual, ...limits}]) => {
+    const type = ({target}) => {
       if (target.value === "" || !target.validity.valid) return;
       state[name] = Number(target.value);
       changed();
     };
-    const input = h("input", { type: "number", ...limits, value: state[name], oninput: type });
+    const input = h("input", {type: "number", ...limits, value: state[name], oninput: type});
     return h("label", h("span.field-name", label), input);
   });
-  const check = ({ target }) => {
+  const check = ({target}) => {
     state.keep = target.checked;
     changed();
   };
-  const keep = h("input", { type: "checkbox", checked: state.keep, onchange: check });
+  const keep = h("input", {type: "checkbox", checked: state.keep, onchange: check});
   const about = h("span.soft", "so that only the latents’ own contribution changes");
   return h("div.settings", numbers, h("label.check", keep, h("span", "Keep the reconstruction’s error", about)));
 }
 
-/** The chosen latents, each with its slider. */
 function chosenLatents(state, largest, context, changed) {
   const list = h("ul.steered");
   const draw = () => {
-    const rows = state.latents.map((each) => {
+    const rows = state.latents.map(each => {
       const remove = () => {
-        state.latents = state.latents.filter((other) => other !== each);
+        state.latents = state.latents.filter(other => other !== each);
         changed();
         draw();
         document.getElementById("steer-find").focus();
       };
-      return steeredRow(each, { ...context, largest, changed, remove });
+      return steeredRow(each, {...context, largest, changed, remove});
     });
     fill(list, rows.length ? rows : h("li", nothing("No latent is chosen yet.")));
   };
-  const add = (latent) => {
-    if (!state.latents.some((each) => each.latent === latent))
-      state.latents.push({ latent, how: "add", multiple: HOWS.add.usual });
+  const add = latent => {
+    if (!state.latents.some(each => each.latent === latent))
+      state.latents.push({latent, how: "add", multiple: HOWS.add.usual});
     changed();
     draw();
   };
   draw();
-  return { list, add };
+  return {list, add};
 }
 
-/** Sends what is set, and draws what comes back. */
-function sender(state, largest, { source, signal, announce }, results, status) {
+function sender(state, largest, {source, signal, announce}, results, status) {
   const only = lastOnly(signal);
   return async () => {
     if (state.text === "" || state.latents.length === 0) {
@@ -71,7 +120,7 @@ function sender(state, largest, { source, signal, announce }, results, status) {
     }
     fill(status, "Steering…");
     results.setAttribute("aria-busy", "true");
-    const done = await only((own) => source.steer(request(state, largest), own));
+    const done = await only(own => source.steer(request(state, largest), own));
     if (done === null) return;
     results.removeAttribute("aria-busy");
     fill(status, done.error && wrong(done.error));
@@ -83,11 +132,11 @@ function sender(state, largest, { source, signal, announce }, results, status) {
 }
 
 function formOf(state, parts, changed, run) {
-  const type = ({ target }) => {
+  const type = ({target}) => {
     state.text = target.value;
     changed();
   };
-  const submit = (event) => {
+  const submit = event => {
     event.preventDefault();
     run();
   };
@@ -101,27 +150,27 @@ function formOf(state, parts, changed, run) {
   });
   return h(
     "form.steer-form",
-    { onsubmit: submit, onkeydown: (event) => event.key === "Enter" && event.ctrlKey && submit(event) },
-    h("label.field-name", { htmlFor: "steer-text" }, "Text"),
+    {onsubmit: submit, onkeydown: event => event.key === "Enter" && event.ctrlKey && submit(event)},
+    h("label.field-name", {htmlFor: "steer-text"}, "Text"),
     field,
     h("h2", "Latents"),
     parts.list,
     parts.picker,
     h("h2", "Sampling"),
     settings(state, changed),
-    h("p.go", h("button.primary", { type: "submit", "aria-keyshortcuts": "Control+Enter" }, "Steer"), parts.status),
+    h("p.go", h("button.primary", {type: "submit", "aria-keyshortcuts": "Control+Enter"}, "Steer"), parts.status),
   );
 }
 
 export async function steer(context) {
-  const { route, source, signal } = context;
+  const {route, source, signal} = context;
   const told = await context.run;
   if (!told.can.steer) return unavailable("Steer");
   const state = readState(route.params, told.run.n_latents);
   const largest = new Map();
   const results = h(
     "section.outcome",
-    { "aria-label": "What it changes" },
+    {"aria-label": "What it changes"},
     nothing("Next tokens and continuations, before and after, appear here."),
   );
   const status = h("p.status");
@@ -137,15 +186,15 @@ export async function steer(context) {
   const run = async () => {
     hasRun = true;
     await Promise.allSettled(
-      state.latents.map(async ({ latent }) => largest.set(latent, (await source.latent(latent, signal)).largest)),
+      state.latents.map(async ({latent}) => largest.set(latent, (await source.latent(latent, signal)).largest)),
     );
     if (!signal.aborted) await send();
   };
   const chosen = chosenLatents(state, largest, context, changed);
-  const parts = { list: chosen.list, picker: latentPicker(context, told.run.n_latents, chosen.add), status };
+  const parts = {list: chosen.list, picker: latentPicker(context, told.run.n_latents, chosen.add), status};
   return {
     title: "Steer",
-    content: [h("header.page-head", h("h1", "Steer")), h("div.steer", formOf(state, parts, changed, run), results)],
+    content: [pageHead("Steer"), h("div.steer", formOf(state, parts, changed, run), results)],
     // An address that says everything shows its result at once.
     shown: () => state.text !== "" && state.latents.length > 0 && run(),
   };
