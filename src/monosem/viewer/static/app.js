@@ -12,7 +12,7 @@ import {address, parse, toLatent, toSearch, wholeNumber} from "./route.js";
 import {search} from "./search.js";
 import {openSource} from "./source.js";
 import {steer} from "./steer.js";
-import {startTheme} from "./switch.js";
+import {startTheme} from "./choices.js";
 import {prose} from "./text.js";
 
 const PAGES = {"": overview, latents: search, latent, prompt, steer, compare};

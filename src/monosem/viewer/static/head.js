@@ -10,9 +10,8 @@ try {
 }
 
 const MODULES =
-  "compare conditions contexts dom explanation exported fetching keys latent latent_contexts " +
-  "latent_side metrics numbers overview overview_figures parts patterns plots prompt reading route " +
-  "scatter search source steer steer_latents steer_outcome storage switch text";
+  "choices compare contexts dom exported fetching keys latent latent_parts metrics numbers overview " +
+  "parts patterns plots prompt reading route scatter search source steer steer_latents text";
 for (const name of MODULES.split(" ")) {
   document.head.append(Object.assign(document.createElement("link"), {rel: "modulepreload", href: `${name}.js`}));
 }

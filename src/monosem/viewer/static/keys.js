@@ -1,7 +1,7 @@
 // Keys: which there are, who listens, and the overlay that tells of them.
 
 import {h} from "./dom.js";
-import {recall, remember} from "./storage.js";
+import {recall, remember} from "./choices.js";
 
 const OFF = "monosem-keys-off";
 const KEYS = [

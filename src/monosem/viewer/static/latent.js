@@ -1,9 +1,8 @@
 // A latent's page: what it fires on, where, how strongly, and what it does.
 
-import {contextsSection, TOP} from "./latent_contexts.js";
 import {h} from "./dom.js";
-import {explanationSection} from "./explanation.js";
-import {ablation, activations, effects, firesOn, neighbours} from "./latent_side.js";
+import {contextsSection, TOP} from "./contexts.js";
+import {ablation, activations, effects, explanationSection, firesOn, neighbours} from "./latent_parts.js";
 import {count, counted, hundredth, oneIn, percent, short} from "./numbers.js";
 import {notice} from "./parts.js";
 import {address, replaceAddress, toLatent, toSearch, wholeNumber} from "./route.js";

@@ -1,6 +1,24 @@
-// The switch between light and dark. Without a choice the system's holds; a choice that agrees with it is forgotten.
+// What the reader has chosen: remembered, where the browser lets us; and the switch between light and dark.
 
-import {remember} from "./storage.js";
+const visit = new Map();
+
+export function recall(key) {
+  try {
+    return localStorage.getItem(key);
+  } catch {
+    return visit.get(key) ?? null;
+  }
+}
+
+/** Remember a choice; null forgets it. */
+export function remember(key, choice) {
+  try {
+    if (choice === null) localStorage.removeItem(key);
+    else localStorage.setItem(key, choice);
+  } catch {
+    visit.set(key, choice); // storage is refused: for this visit only
+  }
+}
 
 const system = matchMedia("(prefers-color-scheme: dark)");
 const root = document.documentElement;
