@@ -13,9 +13,9 @@ import literal_index as literal
 import numpy as np
 import pytest
 import torch
+from random_autoencoders import KINDS, LENGTH
 from rich.console import Console
 
-from conftest import KINDS, LENGTH
 from monosem.errors import UserError
 from monosem.files import write_atomically
 from monosem.runs.directory import prepare_directory, read_run
