@@ -1,11 +1,12 @@
 # make quickstart   install into .venv and run the main job
 # make test         install the test extras and run everything that is not slow
 # make check        lint, types and the direction of imports
+# make browser      install Debian's Chromium, where apt may, for the viewer's tests; without it they are skipped
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test check slow clean
+.PHONY: quickstart test check slow browser clean
 
 quickstart: .venv/installed
 	$(BIN)/monosem quickstart
@@ -21,6 +22,10 @@ check: .venv/dev-installed
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest -q tests/test_floors.py
+
+browser:
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq --yes chromium >/dev/null; } || \
+		echo "CHROMIUM COULD NOT BE INSTALLED: the viewer's pages will not be tested in a browser." >&2
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
