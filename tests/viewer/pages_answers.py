@@ -54,7 +54,7 @@ METRICS = {
 DENSITY = [0, 0, 0, 0, 0, 4, 9, 21, 160, 643, 990, 1148, 487, 231, 176, 194, 7, 0]
 
 
-class Wrong(Exception):
+class RefusedError(Exception):
     """A request that is answered with a status and a sentence."""
 
     def __init__(self, status: int, sentence: str) -> None:
@@ -99,7 +99,7 @@ def run_record(**changes: Any) -> dict[str, Any]:
 
 def latent_record(latent: int) -> dict[str, Any]:
     if not 0 <= latent < CLAIMED:
-        raise Wrong(404, f"latent={latent} is not one of 0 … {CLAIMED - 1}; give a number below {CLAIMED}.")
+        raise RefusedError(404, f"latent={latent} is not one of 0 … {CLAIMED - 1}; give a number below {CLAIMED}.")
     found = record(latent % RULES) | {"latent": latent}
     return hostile(found) if latent == HOSTILE else found
 
@@ -147,7 +147,7 @@ def _why(query: Mapping[str, str], of: Mapping[str, Any]) -> list[dict[str, Any]
 
 def search(query: Mapping[str, str]) -> dict[str, Any]:
     if query.get("like") and not query["like"].isdigit():
-        raise Wrong(400, f"like={query['like']} is no latent's number; give one from 0 to {CLAIMED - 1}.")
+        raise RefusedError(400, f"like={query['like']} is no latent's number; give one from 0 to {CLAIMED - 1}.")
     summaries = [hostile(summary(i)) if i == HOSTILE else summary(i) for i in range(RULES)]
     rows = [(of, why) for of in summaries if (why := _why(query, of)) is not None]
     orders: dict[str, Callable[[Any], float]] = {
@@ -169,14 +169,15 @@ def search(query: Mapping[str, str]) -> dict[str, Any]:
 def prompt(body: Mapping[str, Any]) -> dict[str, Any]:
     text = body["text"]
     if len(text) > 5000:
-        raise Wrong(413, f"text of {len(text)} characters is longer than 5000; send less.")
+        raise RefusedError(413, f"text of {len(text)} characters is longer than 5000; send less.")
     told, seen = [], set()
     for place, token in enumerate(tokenizer().encode(text, add_special_tokens=False).ids):
         found = []
         for latent in range(RULES):
             speaks_of = latent % 8 in (5, 7) and (token * 31 + latent) % 19 == 0
             if latent not in DEAD and (rule_token(latent) == token or speaks_of):
-                found.append([latent, float(firings(latent).values.max()) * (0.3 + 0.7 * ((place * 7 + latent) % 10) / 9)])
+                share = 0.3 + 0.7 * ((place * 7 + latent) % 10) / 9
+                found.append([latent, float(firings(latent).values.max()) * share])
         found.sort(key=lambda pair: -pair[1])
         seen |= {latent for latent, _ in found}
         told.append({"id": token, "text": token_text(token), "latents": found[:32]})
@@ -186,7 +187,7 @@ def prompt(body: Mapping[str, Any]) -> dict[str, Any]:
 
 def steer(body: Mapping[str, Any]) -> dict[str, Any]:
     if not 0 < body["temperature"] <= 5:
-        raise Wrong(400, f"temperature={body['temperature']} is not between 0 and 5; give one such as 1.")
+        raise RefusedError(400, f"temperature={body['temperature']} is not between 0 and 5; give one such as 1.")
     line = corpus().tokens
     ids = tokenizer().encode(body["text"], add_special_tokens=False).ids or [0]
     after_last = line[np.minimum(np.flatnonzero(line == ids[-1]) + 1, len(line) - 1)]
@@ -250,7 +251,7 @@ def answer(path: str, query: Mapping[str, str], body: Mapping[str, Any] | None) 
     """A route's answer.
 
     Raises:
-        Wrong: as the API refuses.
+        RefusedError: as the API refuses.
     """
     match path.strip("/").split("/"):
         case ["api", "run"]:
@@ -267,4 +268,4 @@ def answer(path: str, query: Mapping[str, str], body: Mapping[str, Any] | None) 
             return steer(body)
         case ["api", "compare"]:
             return compare(query)
-    raise Wrong(404, f"{path} is no route of the viewer.")
+    raise RefusedError(404, f"{path} is no route of the viewer.")

@@ -164,11 +164,11 @@ def _patterns(latent: int) -> dict[str, Any]:
     if latent % 3 or latent in DEAD or latent % 8 > 3:
         return {}
     token, wrong = rule_token(latent), rule_token(latent + 1)
-    shown = {each: "⏎" if token_text(each) == "\n" else token_text(each).replace(" ", "␣") for each in (token, wrong)}
+    shown = {each: token_text(each).replace("\n", "⏎").replace(" ", "␣") for each in (token, wrong)}
     rows = [
         {"text": shown[token], "tokens": [token], "at_start": False, "activation": 0.184},
         {"text": f"⟨start⟩ · {shown[token]}", "tokens": [None, token], "at_start": True, "activation": 0.071},
-        {"text": f"{shown[wrong]} · {shown[wrong]}", "tokens": [wrong, None, wrong], "at_start": False, "activation": 0.03},
+        {"text": " · ".join([shown[wrong]] * 2), "tokens": [wrong, None, wrong], "at_start": False, "activation": 0.03},
     ]
     random = {"precision": 0.71, "recall": 0.26, "f1": 0.38, "patterns": rows}
     return {"random": random, "top": {"precision": None, "recall": 0.013, "f1": None, "patterns": rows[:1]}}
@@ -177,7 +177,8 @@ def _patterns(latent: int) -> dict[str, Any]:
 def _explanation(latent: int) -> dict[str, Any] | None:
     if latent % 5 or latent in DEAD:
         return None
-    text = f"The token {token_text(rule_token(latent)).strip() or 'that begins a line'}, most of all in the body of a method."
+    token = token_text(rule_token(latent)).strip() or "that begins a line"
+    text = f"The token {token}, most of all in the body of a method."
     return {"text": text, "precision": 0.82, "recall": 0.44, "f1": 0.57}
 
 

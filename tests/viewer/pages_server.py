@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from pages_answers import Wrong, answer
+from pages_answers import RefusedError, answer
 
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'"
 TYPES = {
@@ -85,7 +85,7 @@ class PagesServer:
         assert self.answer is not None
         try:
             status, told = 200, self.answer(path, query, body)
-        except Wrong as wrong:
+        except RefusedError as wrong:
             status, told = wrong.status, {"error": str(wrong)}
         return status, TYPES[".json"], json.dumps(told, allow_nan=False).encode()
 

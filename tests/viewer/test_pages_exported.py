@@ -42,7 +42,8 @@ def test_latents_like_another_are_those_that_it_names(browser: Browser, exported
         assert found(page) == [each["latent"] for each in record(77)["neighbours"]["decoder"][:5]]
         page.locator("#find-like").fill("4096")
         page.wait_for_selector(".status .wrong")
-        assert page.locator(".status").inner_text() == f"like=4096 is no latent’s number; give one from 0 to {RULES - 1}."
+        sentence = f"like=4096 is no latent’s number; give one from 0 to {RULES - 1}."
+        assert page.locator(".status").inner_text() == sentence
 
 
 def test_a_search_goes_through_the_files_once_and_tells_of_its_progress(

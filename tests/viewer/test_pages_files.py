@@ -41,7 +41,9 @@ def test_the_page_holds_no_style_and_no_script_of_its_own() -> None:
 
 def test_every_module_is_asked_for_at_once() -> None:
     """By a list in head.js; else a module would be asked for only when those that import it are there."""
-    named = "".join(re.findall(r'"([\w ]+)"', (STATIC / "head.js").read_text(encoding="utf-8").partition("MODULES =")[2]))
+    named = "".join(
+        re.findall(r'"([\w ]+)"', (STATIC / "head.js").read_text(encoding="utf-8").partition("MODULES =")[2])
+    )
     listed = named.partition("use strict")[0].split("link")[0].split()
     assert sorted([*listed, "app", "head"]) == [path.stem for path in SCRIPTS]
 

@@ -81,8 +81,13 @@ def test_patterns_mark_hits_misses_and_false_alarms(browser: Browser, site: Page
             if band >= 0:
                 page.locator(f"#tab-{band}").click()
             for place, example in enumerate(each for each in told["examples"] if each["band"] == band):
-                shown = page.locator(".example").nth(place).locator(".t").evaluate_all(
-                    "tokens => tokens.map(each => ['hit', 'miss', 'false-alarm'].find(kind => each.classList.contains(kind)) ?? null)"
+                shown = (
+                    page.locator(".example")
+                    .nth(place)
+                    .locator(".t")
+                    .evaluate_all(
+                        "tokens => tokens.map(each => ['hit', 'miss', 'false-alarm'].find(kind => each.classList.contains(kind)) ?? null)"
+                    )
                 )
                 expected = slow_verdicts(example, patterns)
                 assert shown == [expected.get(position) for position in range(len(example["ids"]))]

@@ -23,7 +23,9 @@ def test_a_typed_prompt_shows_its_tokens_and_their_latents(browser: Browser, sit
         page = visit.go("#/prompt")
         assert "Type a text" in page.locator(".prompt-tokens").inner_text()
         page.get_by_label("Text", exact=True).fill(TEXT)
-        page.wait_for_function("count => document.querySelectorAll('.prompt-tokens button').length === count", arg=len(answer["tokens"]))
+        page.wait_for_function(
+            "count => document.querySelectorAll('.prompt-tokens button').length === count", arg=len(answer["tokens"])
+        )
         page.locator(".prompt-tokens button").nth(1).click()
         assert pick_numbers(page) == [latent for latent, _ in answer["tokens"][1]["latents"]]
         values = page.locator(".pick .number").all_inner_texts()
@@ -189,4 +191,3 @@ def test_two_runs_are_compared_from_either_side(browser: Browser, site: PagesSer
         assert visit.hash() == "#/compare?side=other&order=different"
         page.get_by_role("button", name="More").click()
         page.wait_for_function("() => document.querySelectorAll('tbody tr').length === 100")
-

@@ -39,7 +39,9 @@ def test_hostile_text_becomes_no_element_and_no_link(browser: Browser, site: Pag
             assert page.evaluate(FOREIGN) == [], address
             assert all(re.fullmatch(r"#(main|/.*)", link) for link in page.evaluate(LINKS)), address
             # Fields show what a reader typed; everywhere else what cannot be seen is marked.
-            assert not re.search("[\u202a-\u202e\u2066-\u2069\u200b\x00\x1b\ufeff]", page.evaluate("document.body.innerText"))
+            assert not re.search(
+                "[\u202a-\u202e\u2066-\u2069\u200b\x00\x1b\ufeff]", page.evaluate("document.body.innerText")
+            )
 
 
 def test_tokens_are_shown_with_all_that_cannot_be_seen(browser: Browser, site: PagesServer) -> None:
@@ -82,8 +84,12 @@ def test_right_to_left_text_stays_within_its_token(browser: Browser, site: Pages
         )
         assert isolated
         assert set(isolated) <= {"isolate", "plaintext"}
-        lefts = page.locator(".context").first.locator(".t").evaluate_all(
-            "all => all.map(each => [each.getBoundingClientRect().top, each.getBoundingClientRect().left])"
+        lefts = (
+            page.locator(".context")
+            .first.locator(".t")
+            .evaluate_all(
+                "all => all.map(each => [each.getBoundingClientRect().top, each.getBoundingClientRect().left])"
+            )
         )
         hebrew = TOKENS.index("שלום")
         after = lefts[hebrew + 1]

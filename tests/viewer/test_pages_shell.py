@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from pages_answers import Wrong, answer, run_record, scatter
+from pages_answers import RefusedError, answer, run_record, scatter
 from pages_browser import STATIC, Browser, Visit, visiting
 from pages_server import PagesServer
 
@@ -14,9 +14,7 @@ def background(page: Any) -> str:
     return page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
 
 
-def test_the_theme_follows_the_system_until_it_is_chosen_and_is_remembered(
-    browser: Browser, site: PagesServer
-) -> None:
+def test_the_theme_follows_the_system_until_it_is_chosen_and_is_remembered(browser: Browser, site: PagesServer) -> None:
     with visiting(browser, site) as visit:
         page = visit.go("#/")
         light = background(page)
@@ -176,7 +174,12 @@ def test_what_is_missing_is_said_plainly(browser: Browser) -> None:
     said = {
         "#/": ["was not evaluated", "No latent fires", "4,096 of 4,096 latents (100%) are dead"],
         "#/latents": ["The run has no N2G patterns.", "The run has no explanations in words."],
-        "#/latent/7": ["It never fires", "explained no latents", "There are none: its decoder", "None with a positive cosine."],
+        "#/latent/7": [
+            "It never fires",
+            "explained no latents",
+            "There are none: its decoder",
+            "None with a positive cosine.",
+        ],
         "#/prompt": ["no model to run"],
         "#/steer": ["no model to run"],
         "#/compare": ["No other run was given"],
@@ -191,9 +194,23 @@ def test_what_is_missing_is_said_plainly(browser: Browser) -> None:
             assert page.locator("#nav a").all_inner_texts() == ["Overview", "Latents"]
 
 
+def between_spaces(path: str, query: Any, body: Any) -> dict[str, Any]:
+    """A transcoder's run: its encoder and its decoder rows live in different spaces."""
+    told = answer(path, query, body)
+    return told | {"encoder_cosine": [None] * len(told["latent"])} if path == "/api/scatter" else told
+
+
+def test_a_measure_that_latents_lack_is_not_offered(browser: Browser) -> None:
+    with PagesServer(STATIC, between_spaces) as server, visiting(browser, server) as visit:
+        page = visit.go("#/?x=encoder_cosine")
+        assert page.get_by_label("Across").input_value() == "density"
+        assert "Encoder cosine" not in page.get_by_label("Across").inner_text()
+        assert page.locator(".look").count() == 5
+
+
 def refusing(path: str, query: Any, body: Any) -> dict[str, Any]:
     if path in ("/api/prompt", "/api/steer"):
-        raise Wrong(429, "More than 20 requests a minute; wait 3 seconds.")
+        raise RefusedError(429, "More than 20 requests a minute; wait 3 seconds.")
     return answer(path, query, body)
 
 

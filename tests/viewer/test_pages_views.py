@@ -17,7 +17,7 @@ VIEWS = {
     "latent-lines": "#/latent/75?lines=1&whole=1",
     "latent-dead": "#/latent/7",
     "latent-hostile": "#/latent/3",
-    "prompt": "#/prompt?text=def heappush(heap, item):%0A    heap.append(item)%0A    return heap&latent=5",
+    "prompt": "#/prompt?text=def heappush(heap, item):%0A    heap.append(item)%0A    return heap&latent=109",
     "prompt-token": "#/prompt?text=def heappush(heap, item):%0A    heap.append(item)%0A    return heap&token=1",
     "steer": "#/steer?text=def main(&latents=12:add:4,39:ablate,40:scale:2",
     "compare": "#/compare?side=run",
@@ -75,7 +75,9 @@ def test_the_navigation_leads_through_all_pages_and_the_back_button_back(browser
         titles = []
         for name in ("Latents", "Prompt", "Steer", "Compare", "Overview"):
             page.get_by_role("navigation", name="Pages").get_by_role("link", name=name).click()
-            page.wait_for_function("name => document.querySelector('#nav [aria-current]').textContent === name", arg=name)
+            page.wait_for_function(
+                "name => document.querySelector('#nav [aria-current]').textContent === name", arg=name
+            )
             visit.drawn()
             titles.append(page.title())
         assert titles == [f"{title} · monosem" for title in ("Latents", "Prompt", "Steer", "Compare", "topk-4096-32")]

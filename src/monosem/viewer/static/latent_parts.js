@@ -1,4 +1,4 @@
-// What a latent's page holds besides contexts: its explanation, activations, tokens, logit effects, neighbours, ablation.
+// What a latent's page holds besides contexts: explanation, activations, tokens, logit effects, neighbours, ablation.
 
 import {fill, h} from "./dom.js";
 import {count, hundredth, percent, short, signed} from "./numbers.js";

@@ -32,12 +32,13 @@ function densitySection({density, run, index}) {
   );
 }
 
-const LABELS = Object.fromEntries(Object.entries(AXES).map(([name, {label}]) => [name, label]));
-
 function scatterSection(data, route, source, announce) {
   const title = h("h2", "Latents by two measures");
   if (data.latent.length === 0) return h("section", title, nothing("No latent fires, so there is nothing to plot."));
-  const valid = (name, usual) => (Object.hasOwn(AXES, route.params.get(name) ?? "") ? route.params.get(name) : usual);
+  // A measure that this run's latents lack, such as an encoder's cosine between two spaces, is not offered.
+  const there = Object.entries(AXES).filter(([name]) => data[name].some(value => value !== null));
+  const labels = Object.fromEntries(there.map(([name, {label}]) => [name, label]));
+  const valid = (name, usual) => (Object.hasOwn(labels, route.params.get(name) ?? "") ? route.params.get(name) : usual);
   const axes = {x: valid("x", "density"), y: valid("y", "largest")};
   const plot = scatterPlot(data, latent => source.label(latent), announce);
   const note = h("p.note");
@@ -56,8 +57,8 @@ function scatterSection(data, route, source, announce) {
   draw();
   const choices = h(
     "div.axes",
-    menu("Up", LABELS, axes.y, y => change({y})),
-    menu("Across", LABELS, axes.x, x => change({x})),
+    menu("Up", labels, axes.y, y => change({y})),
+    menu("Across", labels, axes.x, x => change({x})),
   );
   return h("section", title, note, choices, plot.canvas);
 }

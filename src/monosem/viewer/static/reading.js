@@ -64,6 +64,10 @@ export function startReadings() {
   document.addEventListener("focusout", leave);
   bubble.addEventListener("pointerover", () => clearTimeout(timer));
   bubble.addEventListener("pointerout", leave);
+  // What it told of may be gone by what was pressed.
+  const check = () => requestAnimationFrame(() => owner && !owner.isConnected && hideReading());
+  addEventListener("click", check);
+  addEventListener("keydown", check);
   addEventListener("scroll", () => owner && hideReading(), {passive: true, capture: true});
   addEventListener("keydown", event => event.key === "Escape" && !bubble.hidden && hideReading());
 }

@@ -1,10 +1,10 @@
 // The scatter of latents: a canvas for up to twenty thousand points, with a pointer and arrow keys to pick one.
 
-import {fill, h} from "./dom.js";
+import {h} from "./dom.js";
 import {percent, powerOfTen, short, within} from "./numbers.js";
 import {hideReading, showReading} from "./reading.js";
 import {toLatent} from "./route.js";
-import {prose} from "./text.js";
+import {proseNode} from "./text.js";
 
 /** What can stand on an axis; `log`: its decades are as wide as each other. */
 export const AXES = {
@@ -175,15 +175,15 @@ export function scatterPlot(data, name, announce) {
     picked = point;
     repaint();
     if (!point) return hideReading();
-    const labelled = h("bdi.reading-label");
     const box = canvas.getBoundingClientRect();
     const [left, middle] = [box.left + point.px, box.top + point.py];
     // Beyond the pointer's reach, else it would stand between the pointer and the point.
     const place = {left, width: 0, top: middle - REACH, bottom: middle + REACH};
-    showReading(place, h("b", `Latent ${point.latent}`), labelled, h("span", values(point)));
+    const tell = label => showReading(place, h("b", `Latent ${point.latent}`), label, h("span", values(point)));
+    tell(null);
     if (isAloud) announce(`Latent ${point.latent}, ${values(point)}`);
     name(point.latent).then(
-      text => picked === point && fill(labelled, prose(text, 80)),
+      label => picked === point && canvas.isConnected && tell(proseNode(label)),
       () => {},
     );
   };
