@@ -16,9 +16,18 @@ def code(path: Path) -> str:
     return re.sub(r"(?m)^\s*//.*$|\s//\s.*$", "", text)
 
 
+FORBIDDEN = "|".join(
+    (
+        r"(inner|outer|insertAdjacent|set)HTML",
+        r"document\.write",
+        r"DOMParser|createContextualFragment|createPolicy",
+        r"\beval\(|new Function|javascript:|cssText",
+    )
+)
+
+
 def test_nothing_reads_markup_or_code_from_text() -> None:
-    forbidden = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|createContextualFragment|setHTML|\beval\(|new Function|javascript:|cssText|createPolicy"
-    assert [(path.name, found) for path in SCRIPTS for found in re.findall(forbidden, code(path))] == []
+    assert [(path.name, found) for path in SCRIPTS for found in re.findall(FORBIDDEN, code(path))] == []
 
 
 def test_attributes_are_set_in_one_place_alone() -> None:
@@ -41,11 +50,9 @@ def test_the_page_holds_no_style_and_no_script_of_its_own() -> None:
 
 def test_every_module_is_asked_for_at_once() -> None:
     """By a list in head.js; else a module would be asked for only when those that import it are there."""
-    named = "".join(
-        re.findall(r'"([\w ]+)"', (STATIC / "head.js").read_text(encoding="utf-8").partition("MODULES =")[2])
-    )
-    listed = named.partition("use strict")[0].split("link")[0].split()
-    assert sorted([*listed, "app", "head"]) == [path.stem for path in SCRIPTS]
+    listed = (STATIC / "head.js").read_text(encoding="utf-8").partition("MODULES =")[2].partition(";")[0]
+    named = re.findall(r"\w+", listed)
+    assert sorted([*named, "app", "head"]) == [path.stem for path in SCRIPTS]
 
 
 def test_imports_go_in_no_circle() -> None:

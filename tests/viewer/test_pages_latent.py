@@ -11,6 +11,24 @@ PATTERNED = 75
 """A latent with patterns whose contexts have hits, misses and false alarms."""
 
 
+VERDICTS = """tokens => tokens.map(
+  each => ['hit', 'miss', 'false-alarm'].find(kind => each.classList.contains(kind)) ?? null
+)"""
+PATTERNS = """async () => {
+  const { predictions, firstOfText } = await import('/patterns.js');
+  const any = (tokens, at_start) => ({ tokens, at_start, text: tokens.join(' '), activation: 1 });
+  const places = (patterns, ids, first) =>
+    [...predictions(patterns, ids, first)].map(([at, { text }]) => [at, text]);
+  return [
+    places([any([null, 5], true)], [0, 9, 5, 9, 5], 1),
+    places([any([null, 5], true)], [9, 5, 9, 5], 0),
+    places([any([9, null, 5], false), any([5], false)], [0, 9, 5, 5], 1),
+    places([any([null, 5], false)], [0, 5, 5], 1),
+    [['<|endoftext|>', 'a'], ['<s>'], ['def'], [], ['<a> <b>']].map(firstOfText),
+  ];
+}"""
+
+
 def reading(page: Page) -> str:
     return " ".join(page.locator("#reading").inner_text().split())
 
@@ -81,14 +99,7 @@ def test_patterns_mark_hits_misses_and_false_alarms(browser: Browser, site: Page
             if band >= 0:
                 page.locator(f"#tab-{band}").click()
             for place, example in enumerate(each for each in told["examples"] if each["band"] == band):
-                shown = (
-                    page.locator(".example")
-                    .nth(place)
-                    .locator(".t")
-                    .evaluate_all(
-                        "tokens => tokens.map(each => ['hit', 'miss', 'false-alarm'].find(kind => each.classList.contains(kind)) ?? null)"
-                    )
-                )
+                shown = page.locator(".example").nth(place).locator(".t").evaluate_all(VERDICTS)
                 expected = slow_verdicts(example, patterns)
                 assert shown == [expected.get(position) for position in range(len(example["ids"]))]
                 seen |= set(expected.values())
@@ -97,20 +108,8 @@ def test_patterns_mark_hits_misses_and_false_alarms(browser: Browser, site: Page
 
 def test_a_start_mark_holds_at_the_blocks_first_token_of_text_alone(browser: Browser, site: PagesServer) -> None:
     """By the pages' own module, on a block with a BOS and on one without."""
-    check = """async () => {
-      const { predictions, firstOfText } = await import('/patterns.js');
-      const any = (tokens, at_start) => ({ tokens, at_start, text: tokens.join(' '), activation: 1 });
-      const places = (patterns, ids, first) => [...predictions(patterns, ids, first)].map(([at, { text }]) => [at, text]);
-      return [
-        places([any([null, 5], true)], [0, 9, 5, 9, 5], 1),
-        places([any([null, 5], true)], [9, 5, 9, 5], 0),
-        places([any([9, null, 5], false), any([5], false)], [0, 9, 5, 5], 1),
-        places([any([null, 5], false)], [0, 5, 5], 1),
-        [firstOfText(['<|endoftext|>', 'a']), firstOfText(['<s>']), firstOfText(['def']), firstOfText([]), firstOfText(['<a> <b>'])],
-      ];
-    }"""
     with visiting(browser, site) as visit:
-        found = visit.go("#/latent/7").evaluate(check)
+        found = visit.go("#/latent/7").evaluate(PATTERNS)
     assert found == [[[2, " 5"]], [[1, " 5"]], [[2, "5"], [3, "9  5"]], [[2, " 5"]], [1, 1, 0, 0, 0]]
 
 

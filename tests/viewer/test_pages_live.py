@@ -12,6 +12,10 @@ pytestmark = pytest.mark.browser
 
 TEXT = "def heappush(heap, item):\n    return heap"
 
+NAMED = """wanted =>
+  [...document.querySelectorAll('tbody th .latent-id')].map(each => each.textContent).join() === wanted"""
+TOKENS = "count => document.querySelectorAll('.prompt-tokens button').length === count"
+
 
 def pick_numbers(page: Page) -> list[int]:
     return [int(text) for text in page.locator(".pick .latent-id").all_inner_texts()]
@@ -23,9 +27,7 @@ def test_a_typed_prompt_shows_its_tokens_and_their_latents(browser: Browser, sit
         page = visit.go("#/prompt")
         assert "Type a text" in page.locator(".prompt-tokens").inner_text()
         page.get_by_label("Text", exact=True).fill(TEXT)
-        page.wait_for_function(
-            "count => document.querySelectorAll('.prompt-tokens button').length === count", arg=len(answer["tokens"])
-        )
+        page.wait_for_function(TOKENS, arg=len(answer["tokens"]))
         page.locator(".prompt-tokens button").nth(1).click()
         assert pick_numbers(page) == [latent for latent, _ in answer["tokens"][1]["latents"]]
         values = page.locator(".pick .number").all_inner_texts()
@@ -180,10 +182,7 @@ def test_two_runs_are_compared_from_either_side(browser: Browser, site: PagesSer
             page.get_by_label("Order").select_option(order)
             told = compare({"side": side, "order": order})["latents"]
             numbers = [str(each["latent"]) for each in told]
-            page.wait_for_function(
-                "wanted => [...document.querySelectorAll('tbody th .latent-id')].map(each => each.textContent).join() === wanted",
-                arg=",".join(numbers),
-            )
+            page.wait_for_function(NAMED, arg=",".join(numbers))
             # Only latents of this run have pages here.
             assert page.locator("tbody th a").count() == (len(told) if side == "run" else 0)
             similarities = page.locator(".nearest .number").all_inner_texts()

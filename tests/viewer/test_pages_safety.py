@@ -25,8 +25,10 @@ HOSTILE_VIEWS = (
     "#/%F0%28",
 )
 # Whatever a page has that no page is made of.
-FOREIGN = """() => [...document.querySelectorAll('body script, body style, iframe, object, embed, link[href^=http], img, [onerror], [onclick], [style*=url]')]
-  .filter(each => each.getAttribute('src') !== 'icon.svg').map(each => each.outerHTML)"""
+FOREIGN = """() => [...document.querySelectorAll(
+  'body script, body style, iframe, object, embed, link[href^=http], img, [onerror], [onclick], [style*=url]'
+)].filter(each => each.getAttribute('src') !== 'icon.svg').map(each => each.outerHTML)"""
+UNSEEN = re.compile("[\u202a-\u202e\u2066-\u2069\u200b\x00\x1b\ufeff]")
 LINKS = "[...document.querySelectorAll('a[href]')].map(each => each.getAttribute('href') ?? each.href.baseVal)"
 
 
@@ -39,9 +41,7 @@ def test_hostile_text_becomes_no_element_and_no_link(browser: Browser, site: Pag
             assert page.evaluate(FOREIGN) == [], address
             assert all(re.fullmatch(r"#(main|/.*)", link) for link in page.evaluate(LINKS)), address
             # Fields show what a reader typed; everywhere else what cannot be seen is marked.
-            assert not re.search(
-                "[\u202a-\u202e\u2066-\u2069\u200b\x00\x1b\ufeff]", page.evaluate("document.body.innerText")
-            )
+            assert not UNSEEN.search(page.evaluate("document.body.innerText"))
 
 
 def test_tokens_are_shown_with_all_that_cannot_be_seen(browser: Browser, site: PagesServer) -> None:

@@ -18,12 +18,14 @@ def expected(**query: str) -> list[int]:
     return [each["latent"] for each in search({"limit": "50", **query})["latents"]]
 
 
+FOUND = """numbers => {
+  const shown = [...document.querySelectorAll('.results .latent-id')].map(each => Number(each.textContent));
+  return JSON.stringify(shown) === JSON.stringify(numbers);
+}"""
+
+
 def wait_for(page: Page, latents: list[int]) -> None:
-    page.wait_for_function(
-        "numbers => JSON.stringify([...document.querySelectorAll('.results .latent-id')].map(each => Number(each.textContent)))"
-        " === JSON.stringify(numbers)",
-        arg=latents,
-    )
+    page.wait_for_function(FOUND, arg=latents)
 
 
 @pytest.mark.parametrize(

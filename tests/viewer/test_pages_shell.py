@@ -10,6 +10,11 @@ from pages_server import PagesServer
 pytestmark = pytest.mark.browser
 
 
+NO_STORAGE = """Object.defineProperty(
+  window, 'localStorage', { get() { throw new DOMException('no', 'SecurityError'); } }
+)"""
+
+
 def background(page: Any) -> str:
     return page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
 
@@ -40,9 +45,7 @@ def test_the_theme_follows_the_system_until_it_is_chosen_and_is_remembered(brows
 
 def test_without_storage_the_pages_work_and_forget(browser: Browser, site: PagesServer) -> None:
     with visiting(browser, site) as visit:
-        visit.page.add_init_script(
-            "Object.defineProperty(window, 'localStorage', { get() { throw new DOMException('no', 'SecurityError'); } })"
-        )
+        visit.page.add_init_script(NO_STORAGE)
         page = visit.go("#/latent/12")
         light = background(page)
         page.get_by_role("button", name="Dark theme").click()
