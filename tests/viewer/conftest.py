@@ -22,6 +22,7 @@ from monosem.training.trainer import TrainingConfig
 
 __all__ = ["browser", "exported_site", "site"]
 
+
 @pytest.fixture(autouse=True)
 def _in_whole_jobs(whole_jobs: None) -> None: ...
 

@@ -25,6 +25,18 @@ def _searched(latent: int) -> dict[str, Any]:
     }
 
 
+def _compact(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Records whose contexts name tokens by number, with the texts of these once."""
+    examples = [example for record in records for example in record["examples"]]
+    pairs = {pair for example in examples for pair in zip(example["ids"], example["texts"], strict=True)}
+    assert len(dict(pairs)) == len(pairs), "a token has one text"
+    without = [
+        record | {"examples": [{key: each[key] for key in each if key != "texts"} for each in record["examples"]]}
+        for record in records
+    ]
+    return {"vocabulary": dict(pairs), "latents": without}
+
+
 def _write(path: Path, record: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, allow_nan=False), encoding="utf-8")
@@ -49,7 +61,8 @@ def export(directory: Path) -> None:
     for name, size, make in (("latents", LATENTS_A_FILE, latent_record), ("search", SEARCHED_A_FILE, _searched)):
         for number, first in enumerate(range(0, RULES, size)):
             records = [make(latent) for latent in range(first, min(RULES, first + size))]
-            _write(data / name / f"{number}.json", {"first": first, "latents": records})
+            held = _compact(records) if name == "latents" else {"latents": records}
+            _write(data / name / f"{number}.json", {"first": first, **held})
     files = {"latents": LATENTS_A_FILE, "search": SEARCHED_A_FILE}
     _write(data / "contents.json", {name: {"size": size, "files": -(-RULES // size)} for name, size in files.items()})
     names = {"run": run["run"]["name"], "other": run["can"]["compare"]}

@@ -5,14 +5,15 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from monosem.errors import UserError
 from monosem.files import write_atomically
 from monosem.runlog import ProgressLine
 from monosem.runs.console import default_console
-from monosem.viewer.comparison import Comparison
+from monosem.viewer.comparison import Comparison, Side
 from monosem.viewer.reading import Library
+from monosem.viewer.records import Record
 from monosem.viewer.static_files import INDEX, static_files
 
 if TYPE_CHECKING:
@@ -47,15 +48,16 @@ def export(library: Library, out: Path, comparison: Comparison | None = None, co
     pieces.write("run.json", library.run(compare=None if comparison is None else comparison.other.name))
     pieces.write("scatter.json", library.scatter())
     with ProgressLine("Exporting", library.n_latents, console or default_console(), unit="latents") as line:
-        contents: dict[str, Any] = {
-            "search": pieces.write_range(
-                "search", library.n_latents, SEARCH_LATENTS_A_FILE, library.search_entries, lambda _: None
-            ),
-            "latents": pieces.write_range("latents", library.n_latents, LATENTS_A_FILE, library.latents, line.update),
-        }
+        searched = pieces.write_range(
+            "search", library.n_latents, SEARCH_LATENTS_A_FILE, _range_of(library.search_entries)
+        )
+        read = _range_of(library.latents)
+        latents = pieces.write_range(
+            "latents", library.n_latents, LATENTS_A_FILE, lambda *ends: _compact(read(*ends)), line.update
+        )
     if comparison is not None:
         pieces.write("compare.json", _compared(comparison, pieces))
-    pieces.write("contents.json", contents)
+    pieces.write("contents.json", {"search": searched, "latents": latents})
     for name, content in {**pages, INDEX: index}.items():
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out / name, content)
@@ -109,30 +111,42 @@ class _Pieces:
         name: str,
         n_latents: int,
         size: int,
-        read: Callable[[int, int], list[dict[str, Any]]],
-        report: Callable[[int], None],
+        read: Callable[[int, int], Record],
+        report: Callable[[int], None] = lambda _: None,
     ) -> dict[str, int]:
         """The records of all latents, ``size`` in each file; how they are cut."""
         starts = range(0, n_latents, size)
         for number, first in enumerate(starts):
             last = min(first + size, n_latents) - 1
-            self.write(f"{name}/{number}.json", {"first": first, "latents": read(first, last)})
+            self.write(f"{name}/{number}.json", {"first": first, **read(first, last)})
             report(last + 1)
         return {"size": size, "files": len(starts)}
 
 
-def _compared(comparison: Comparison, pieces: _Pieces) -> dict[str, Any]:
-    """What ``compare.json`` holds: how the sides' records are cut, and each latent's best cosine, to sort by."""
-    contents: dict[str, Any] = {"run": comparison.run.name, "other": comparison.other.name}
-    sides: dict[Literal["run", "other"], Any] = {"run": comparison.run, "other": comparison.other}
-    for name, side in sides.items():
-        cut = pieces.write_range(
+def _range_of(read: Callable[[int, int], list[Record]]) -> Callable[[int, int], Record]:
+    return lambda first, last: {"latents": read(first, last)}
+
+
+def _compact(file: Record) -> Record:
+    """Records of latents whose contexts name tokens by number, with the texts of these once: a third of the bytes."""
+    vocabulary: dict[int, str] = {}
+    for latent in file["latents"]:
+        for example in latent["examples"]:
+            vocabulary |= zip(example["ids"], example.pop("texts"), strict=True)
+    return file | {"vocabulary": vocabulary}
+
+
+def _compared(comparison: Comparison, pieces: _Pieces) -> Record:
+    """What ``compare.json`` holds: the runs' names, and how the records of each side are cut."""
+    sides: dict[Literal["run", "other"], Side] = {"run": comparison.run, "other": comparison.other}
+    cut = {
+        name: {"of": side.library.n_latents}
+        | pieces.write_range(
             f"compare/{name}",
             side.library.n_latents,
             COMPARE_LATENTS_A_FILE,
-            lambda first, last, name=name: comparison.records(name, range(first, last + 1)),
-            lambda _: None,
+            _range_of(lambda first, last, name=name: comparison.records(name, range(first, last + 1))),
         )
-        best = [round(value, 4) for value in side.nearest.cosines[:, 0].tolist()]
-        contents[f"of_{name}"] = {"of": side.library.n_latents, **cut, "similarity": best}
-    return contents
+        for name, side in sides.items()
+    }
+    return {"run": comparison.run.name, "other": comparison.other.name, "sides": cut}

@@ -98,8 +98,11 @@ function latentRecords(contents, run) {
     if (!(number >= 0 && number < total)) {
       throw new SourceError(`latent=${number} is not one of 0 … ${total - 1}; give a number below ${total}.`, 404);
     }
-    const {first, latents} = await file(Math.floor(number / kept.size));
-    return latents[number - first];
+    const {first, vocabulary, latents} = await file(Math.floor(number / kept.size));
+    const record = latents[number - first];
+    // The file has the text of each token once.
+    const examples = record.examples.map(each => ({...each, texts: each.ids.map(id => vocabulary[id])}));
+    return {...record, examples};
   };
 }
 
