@@ -30,6 +30,7 @@ PATTERNS = """async () => {
 
 
 def reading(page: Page) -> str:
+    assert page.locator("#reading").is_visible()
     return " ".join(page.locator("#reading").inner_text().split())
 
 

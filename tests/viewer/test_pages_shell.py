@@ -2,10 +2,14 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 from pages_answers import RefusedError, answer, run_record, scatter
 from pages_browser import STATIC, Browser, Visit, visiting
 from pages_server import PagesServer
+
+from monosem.evaluation.bootstrap import Estimate
+from monosem.evaluation.tables import format_estimate
 
 pytestmark = pytest.mark.browser
 
@@ -152,6 +156,27 @@ def test_the_overview_shows_every_metric_with_its_interval(browser: Browser, sit
         assert "26 of 4,096 latents (0.63%) are dead" in page.locator("figcaption").inner_text()
         heights = page.locator(".figures .plot a rect.column").count()
         assert heights == sum(1 for count in run_record()["density"]["counts"] if count)
+
+
+def test_intervals_are_written_as_everywhere_else_in_monosem(browser: Browser, site: PagesServer) -> None:
+    random = np.random.default_rng(0)
+    values = random.standard_normal(200) * 10.0 ** random.integers(-6, 6, 200)
+    widths = np.abs(values) * 10.0 ** random.uniform(-8, 1, 200)
+    estimates = [Estimate(float(v), float(v - w), float(v + w)) for v, w in zip(values, widths, strict=True)]
+    estimates += [Estimate(32.0, 32.0, 32.0), Estimate(0.0, 0.0, 0.0), Estimate(0.3735, None, None)]
+    estimates += [Estimate(None, None, None), Estimate(0.0, None, None), Estimate(1e-9, 0.0, 1e-8)]
+    write = """async (rows) => {
+      const { estimate } = await import('/numbers.js');
+      return rows.map(([value, low, high, isShare]) => {
+        const told = estimate({ value, low, high }, isShare);
+        return `${told.value} ${told.interval}`.trim();
+      });
+    }"""
+    rows = [[*each, is_share] for each in estimates for is_share in (False, True)]
+    with visiting(browser, site) as visit:
+        written = visit.go("#/latent/7").evaluate(write, rows)
+    expected = [format_estimate(each, is_share) for each in estimates for is_share in (False, True)]
+    assert [text.replace("−", "-") for text in written] == expected
 
 
 def bare(path: str, query: Any, body: Any) -> dict[str, Any]:

@@ -65,7 +65,10 @@ export function estimate({value, low, high}, isShare = false) {
   let finest = width > 0 ? Math.log10(width / 10) : size > 0 ? Math.log10(size / 100) : 0;
   if (size > 0) finest = Math.max(finest, Math.log10(size) - 4);
   const decimals = Math.min(6, Math.max(0, -Math.floor(finest)));
-  const [first, ...others] = numbers.map(each => minus(each.toFixed(decimals)) + (isShare ? "%" : ""));
+  // + 0 takes the sign from a zero.
+  const [first, ...others] = numbers.map(
+    each => minus((Number(each.toFixed(decimals)) + 0).toFixed(decimals)) + (isShare ? "%" : ""),
+  );
   return {value: first, interval: others.length ? `[${others.join(", ")}]` : ""};
 }
 
