@@ -38,7 +38,7 @@ const GROUPS = {
   ]),
   "Loss recovered": family("loss_recovered_", PUT, words => [
     `Against ${words}`,
-    `0%: ${words} in place of the activations; 100%: the unmodified model`,
+    `0%: ${words} in their place; 100%: unmodified`,
     true,
   ]),
   "Probes: one latent a task": {

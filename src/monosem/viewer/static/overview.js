@@ -108,7 +108,7 @@ function lookSection(data, source, signal) {
 }
 
 /** A name of the data's own as words. */
-const words = name => prose(name[0].toUpperCase() + name.slice(1).replaceAll("_", " "));
+const words = name => prose(name.replaceAll("_", " "));
 
 const fact = (name, value, note = null) =>
   value !== null &&
@@ -119,7 +119,10 @@ function trainingFacts({tokens, ...others}) {
   const rest = Object.entries(others).filter(([, value]) => typeof value === "number");
   const told = ([name, value]) =>
     name.endsWith("_share") ? percent(value) : Number.isInteger(value) ? count(value) : short(value);
-  return [fact("Trained on", counted(tokens, "token")), ...rest.map(each => fact(words(each[0]), told(each)))];
+  return [
+    fact("Trained on", counted(tokens, "token")),
+    ...rest.map(each => fact(`Training’s ${words(each[0])}`, told(each))),
+  ];
 }
 
 const SPLITS = {training: "text it was trained on", held_out: "held-out text"};
