@@ -15,7 +15,7 @@ from monosem.evaluation.n2g.measure import N2GConfig
 from monosem.evaluation.suite import SuiteConfig
 from monosem.evaluation.words.config import WordsConfig
 from monosem.runs.directory import read_run
-from monosem.runs.evaluate import evaluate
+from monosem.runs.evaluate import evaluate, evaluated_content
 from monosem.subject.loading import load_subject
 from monosem.viewer import index
 from monosem.viewer.evaluated import read_evaluated
@@ -156,7 +156,8 @@ DAMAGES = {
 def read(run: Path) -> tuple[dict[str, list[Any]], str]:
     """The tables' rows and the metrics, and all that was said."""
     config, said = dataclasses.replace(read_run(run), out=run), list[str]()
-    found = read_evaluated(config, load_subject(config.subject), 40, 64, said.append)
+    subject = load_subject(config.subject)
+    found = read_evaluated(run, evaluated_content(config, subject), subject.tokenizer, 40, 64, said.append)
     return {**found.tables, "metrics": found.metrics}, "\n".join(said)
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 # What describing a latent counts in the report of progress, beside its activations.
-LATENT_RECORDS = 3000
+LATENT_RECORDS = 600
 
 
 def say(console: "Console", sentence: str) -> None:

@@ -3,33 +3,27 @@
 A file that is damaged, or belongs to another autoencoder or text, is left out, and a sentence says so.
 """
 
+import contextlib
 import json
 import math
 import statistics
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from monosem.errors import UserError
-from monosem.evaluation.basics import EvaluationConfig
 from monosem.evaluation.n2g.render import render_pattern, token_reader
 from monosem.evaluation.n2g.score import MEASURES
 from monosem.evaluation.n2g.trie import KINDS, Explanation
 from monosem.evaluation.record import load_evaluation
 from monosem.evaluation.words.prompts import LONGEST_SENTENCE
-from monosem.runs.config import RunConfig
 from monosem.runs.directory import EVALUATION, RESULTS
-from monosem.runs.evaluate import evaluated_content
 from monosem.runs.stored_results import content_key
-from monosem.subject.model import SubjectModel
-from monosem.subject.text import fingerprint
 
 N2G, ABLATION, WORDS = "n2g", "ablation", "words"
 PARTS = (N2G, ABLATION, WORDS)
 # The precisions that a subject may have been evaluated in, on another machine perhaps.
 _DTYPES = ("torch.float32", "torch.bfloat16", "torch.float16")
-
 
 Row = tuple[Any, ...]
 
@@ -50,20 +44,25 @@ def evaluation_files(run: Path) -> list[Path]:
 
 
 def read_evaluated(
-    config: RunConfig, subject: SubjectModel, n_latents: int, vocabulary: int, say: Callable[[str], None]
+    run: Path,
+    content: Mapping[str, Any],
+    tokenizer: Any,
+    n_latents: int,
+    vocabulary: int,
+    say: Callable[[str], None],
 ) -> Evaluated:
     """Read what is there.
 
     Args:
-        config: of the run, whose ``out`` is its directory.
+        content: what the run's evaluations depend on (``runs.evaluate.evaluated_content``).
         vocabulary: how many tokens there are.
         say: called with a sentence for each file that is left out.
     """
-    record, metrics = _read_metrics(config, n_latents, say)
-    materials = _materials(config, subject, record)
+    record, metrics = _read_metrics(run, content["text"], n_latents, say)
+    materials = _materials(content, record)
 
     def rows(name: str, read: Callable[[dict[str, Any]], Any], nothing: Any) -> Any:
-        path = config.out / RESULTS / f"{name}.json"
+        path = run / RESULTS / f"{name}.json"
         if not path.exists():
             return nothing
         try:
@@ -73,11 +72,13 @@ def read_evaluated(
             why = "belongs to another autoencoder, text or evaluation"
         except (OSError, ValueError, KeyError, TypeError, AttributeError, UserError, RecursionError) as error:
             why = f"is damaged ({error})"
-        remedy = f"measure it again with: monosem eval {config.out} --suite full --only {name}"
+        remedy = f"measure it again with: monosem eval {run} --suite full --only {name}"
         say(f"{path} {why}, and is left out; {remedy}")
         return nothing
 
-    patterns, scores = rows(N2G, lambda result: _n2g_rows(result, subject, n_latents, vocabulary), ([], []))
+    patterns, scores = rows(
+        N2G, lambda result: _n2g_rows(result, token_reader(tokenizer), n_latents, vocabulary), ([], [])
+    )
     tables = {
         "patterns": patterns,
         "pattern_scores": scores,
@@ -95,16 +96,16 @@ def _read_json(path: Path) -> Any:
 
 
 def _read_metrics(
-    config: RunConfig, n_latents: int, say: Callable[[str], None]
+    run: Path, text: str, n_latents: int, say: Callable[[str], None]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The record in eval.json and its metrics; nothing, where it is not there or not this run's."""
-    path = config.out / EVALUATION
+    path = run / EVALUATION
     if not path.exists():
         return {}, []
     try:
         evaluation = load_evaluation(path)
         record = dict(evaluation.record)
-        if record["n_latents"] != n_latents or record.get("text") != fingerprint(config.text):
+        if record["n_latents"] != n_latents or record.get("text") != text:
             raise UserError(f"{path} belongs to another autoencoder or text")
         metrics = [
             {"name": str(name), **{key: _number(each) for key, each in estimate._asdict().items()}}
@@ -112,21 +113,21 @@ def _read_metrics(
         ]
         return record, metrics
     except (UserError, ValueError, TypeError, RecursionError) as error:
-        say(f"{error}; its metrics are left out; measure them again with: monosem eval {config.out}")
+        say(f"{error}; its metrics are left out; measure them again with: monosem eval {run}")
         return {}, []
 
 
-def _materials(config: RunConfig, subject: SubjectModel, record: dict[str, Any]) -> set[str]:
-    """Keys of what was measured, if it was this autoencoder, with the run's settings or those of eval.json."""
-    evaluations = [config.evaluation]
-    try:
-        names = set(EvaluationConfig.__dataclass_fields__)
-        evaluations.append(EvaluationConfig(**{name: record["settings"][name] for name in names}))
-    except (KeyError, TypeError, UserError):
-        pass
-    contents = [evaluated_content(replace(config, evaluation=each), subject) for each in evaluations]
-    named = [{**each, "subject": [*each["subject"][:2], dtype]} for each in contents for dtype in _DTYPES]
-    return {content_key(each, {}).material for each in named}
+def _materials(content: Mapping[str, Any], record: Mapping[str, Any]) -> set[str]:
+    """Keys of what was measured of this content, with the run's settings or those of eval.json, in any precision."""
+    evaluations = [content["evaluation"]]
+    with contextlib.suppress(KeyError, TypeError):
+        evaluations.append({name: record["settings"][name] for name in content["evaluation"]})
+    subjects = [[*content["subject"][:2], dtype] for dtype in _DTYPES]
+    return {
+        content_key({**content, "evaluation": evaluation, "subject": subject}, {}).material
+        for evaluation in evaluations
+        for subject in subjects
+    }
 
 
 def _number(value: Any, low: float = -math.inf, high: float = math.inf) -> float | None:
@@ -151,12 +152,12 @@ def _latent(value: Any, n_latents: int, met: set[int]) -> int:
 
 
 def _n2g_rows(
-    result: dict[str, Any], subject: SubjectModel, n_latents: int, vocabulary: int
+    result: dict[str, Any], show: Callable[[int], str], n_latents: int, vocabulary: int
 ) -> tuple[list[Row], list[Row]]:
     """Patterns, those that most examples gave first, of these the strongest; and the scores of each kind."""
     patterns: list[Row] = []
     scores: list[Row] = []
-    read, met = token_reader(subject.tokenizer), set[int]()
+    met = set[int]()
     for each in result["latents"]:
         latent = _latent(each["latent"], n_latents, met)
         explanation = Explanation.from_dict({"latent": latent, "patterns": each["patterns"]}, "it")
@@ -168,7 +169,7 @@ def _n2g_rows(
             for rank, (pattern, leaf) in enumerate(found):
                 if any(token is not None and token >= vocabulary for token in pattern.tokens):
                     raise ValueError("a pattern has a token that the subject does not know")
-                text = render_pattern(pattern, read)
+                text = render_pattern(pattern, show)
                 tokens = json.dumps(list(pattern.tokens))
                 patterns.append((latent, kind, rank, text, tokens, int(pattern.at_start), leaf.activation))
     return patterns, scores

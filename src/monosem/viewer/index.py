@@ -2,9 +2,10 @@
 
 import json
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from monosem.errors import UserError
 from monosem.files import checksum, file_checksum, require_free_space
@@ -65,7 +66,8 @@ def build_index(
         raise UserError(f"{run} does not say which activations its autoencoder was trained on.")
     subject = load_subject(run_config.subject)
     sae.to(subject.device)
-    wanted = _identity(run_config, config, subject)
+    content = evaluated_content(run_config, subject)
+    wanted = _identity(run_config, config, content)
     found = _kept(run / INDEX, wanted, again, console)
     if found == wanted:
         return run / INDEX
@@ -75,19 +77,19 @@ def build_index(
                 build(work, _material(run_config, config, sae, subject, console), console)
             else:
                 work.take_over(run / INDEX)
-            _write_evaluated(work, run_config, sae, subject, wanted, console)
+            _write_evaluated(work, run, content, sae, subject, console)
+            work.put("identity", wanted.identity)
             work.finish(run / INDEX)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("What is indexed is kept; the same command goes on.") from None
     return run / INDEX
 
 
-def _identity(run_config: RunConfig, config: IndexConfig, subject: SubjectModel) -> Identity:
-    content = evaluated_content(run_config, subject)
-    del content["evaluation"]  # the index is of other tokens
-    content["subject"] = [subject.name, subject.revision]
-    content |= {"limit": run_config.text_limit, "index": asdict(config), "version": [FORMAT_VERSION, VERSION]}
-    key = checksum(json.dumps(content, sort_keys=True).encode())
+def _identity(run_config: RunConfig, config: IndexConfig, content: Mapping[str, Any]) -> Identity:
+    parts = {name: value for name, value in content.items() if name != "evaluation"}  # whose tokens are others
+    parts["subject"] = content["subject"][:2]  # in any precision
+    parts |= {"limit": run_config.text_limit, "index": asdict(config), "version": [FORMAT_VERSION, VERSION]}
+    key = checksum(json.dumps(parts, sort_keys=True).encode())
     evaluations = [[path.name, file_checksum(path)] for path in evaluation_files(run_config.out)]
     return Identity(key, checksum(json.dumps([key, evaluations]).encode()))
 
@@ -143,17 +145,17 @@ def vocabulary_of(subject: SubjectModel) -> int:
 
 def _write_evaluated(
     work: Unfinished,
-    config: RunConfig,
+    run: Path,
+    content: Mapping[str, Any],
     sae: Autoencoder,
     subject: SubjectModel,
-    wanted: Identity,
     console: "Console",
 ) -> None:
-    """What the evaluations say, in the place of what is there of others; and the identity that this completes."""
-    found = read_evaluated(config, subject, sae.n_latents, vocabulary_of(subject), lambda what: say(console, what))
+    """What the evaluations say, in the place of what is there of others."""
+    vocabulary = vocabulary_of(subject)
+    found = read_evaluated(run, content, subject.tokenizer, sae.n_latents, vocabulary, lambda what: say(console, what))
     with work.transaction() as connection:
         for table, rows in found.tables.items():
             connection.execute(f"DELETE FROM {table}")
             insert(connection, table, rows)
         work.put("metrics", found.metrics)
-        work.put("identity", wanted.identity)

@@ -6,7 +6,7 @@ the order of strength: in its upper half what falls as the value rises, in its l
 the latent.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import prange
@@ -16,6 +16,9 @@ from monosem.viewer.schema import BANDS
 
 # Latents are dealt out in turn to so many chunks, each with scratch memory of its own.
 CHUNKS = 64
+# Rows whose places are looked up before any is read. Each look-up waits for memory; side by side they wait together,
+# which takes a third off the time: 0.68 s instead of 0.96 s for 2 M rows of 32 latents, n = 16384, one core.
+TOGETHER = 64
 _PERCENT = np.array([round(100 * share) for share in BANDS], np.int64)
 _LOW_HALF = np.uint64(0xFFFFFFFF)
 
@@ -146,47 +149,48 @@ def find_quantiles(starts: Any, keys: Any, bits: Any) -> None:
                 bits[i, band] = _LOW_HALF - (key >> np.uint64(32))
 
 
+class Text(NamedTuple):
+    """Where activations stand, and in what context."""
+
+    rows: Any
+    """Of each activation of the range of latents."""
+    places: Any
+    """Of each row, among all of the blocks' tokens."""
+    contexts: Any
+    """Of each row."""
+    length: int
+    """Of a block."""
+
+
 @kernel
-def choose_examples(
-    starts: Any,
-    keys: Any,
-    draws: Any,
-    rows: Any,
-    places: Any,
-    contexts: Any,
-    length: int,
-    n_blocks: int,
-    per_band: int,
-    chosen: Any,
-) -> None:
+def choose_examples(starts: Any, keys: Any, draws: Any, text: Text, n_blocks: int, per_band: int, chosen: Any) -> None:
     """Choose each latent's examples, by number within the latent; −1 where there are no more.
 
-    ``chosen`` has the strongest in front, then ``per_band`` of each band, the strongest first. Blocks are ``length``
-    long; of equal ``contexts`` the stronger stays.
+    ``chosen`` has the strongest in front, then ``per_band`` of each band, the strongest first. Of equal contexts the
+    stronger stays.
     """
     n, bands = len(starts) - 1, len(_PERCENT) - 1
     top = chosen.shape[1] - bands * per_band
     for chunk in prange(CHUNKS):
         block_seen = np.full(n_blocks, -1, np.int64)
         for i in range(chunk, n, CHUNKS):
-            first, count, mine = starts[i], starts[i + 1] - starts[i], chosen[i]
+            first, mine = starts[i], chosen[i]
             mine[:] = -1
             found = 0
-            for s in range(count):
-                number = np.int64(keys[first + s] & _LOW_HALF)
-                row = rows[first + number]
-                block = places[row] // length
+            for j in range(starts[i], starts[i + 1]):
+                number = np.int64(keys[j] & _LOW_HALF)
+                block = text.places[text.rows[first + number]] // text.length
                 if block_seen[block] != i:
                     block_seen[block] = i
-                    if not is_met(mine[:found], first, rows, places, contexts, length, row):
+                    if not is_met(mine[:found], first, number, text):
                         mine[found] = number
                         found += 1
                         if found == top:
                             break
             for band in range(bands):
-                low, high = band_ends(keys[first : first + count], band)
+                ends = band_ends(keys[first : starts[i + 1]], band)
                 here = top + band * per_band
-                fill_band(first, count, low, high, keys, draws, rows, places, contexts, length, mine, here, per_band)
+                fill_band(first, starts[i + 1], ends, keys, draws, text, mine[: here + per_band], per_band)
 
 
 @inner
@@ -204,52 +208,36 @@ def band_ends(keys: Any, band: int) -> Any:
 
 
 @inner
-def fill_band(
-    first: int,
-    count: int,
-    strongest: int,
-    weakest: int,
-    keys: Any,
-    draws: Any,
-    rows: Any,
-    places: Any,
-    contexts: Any,
-    length: int,
-    mine: Any,
-    here: int,
-    per_band: int,
-) -> None:
-    """Draw a band's examples: first such as no earlier example shows; if these are too few, others."""
-    found = 0
+def fill_band(first: int, last: int, ends: Any, keys: Any, draws: Any, text: Text, mine: Any, per_band: int) -> None:
+    """Draw a band's examples, the last of ``mine``: first such as none before shows; if these are too few, others."""
+    here, found = len(mine) - per_band, 0
     drawn = np.empty(per_band, np.int64)
-    for shown_before in range(2):
-        for r in range(count):
+    for begin in (0, here):
+        for j in range(first, last):
             if found == per_band:
                 break
-            s = np.int64(draws[first + r] & _LOW_HALF)
-            if s < strongest or s > weakest:
-                continue
-            number = np.int64(keys[first + s] & _LOW_HALF)
-            row = rows[first + number]
-            before = 0 if shown_before == 0 else here
-            if not is_met(mine[before : here + found], first, rows, places, contexts, length, row):
-                mine[here + found] = number
-                drawn[found] = s
-                found += 1
-    order = np.argsort(drawn[:found])
+            place = np.int64(draws[j] & _LOW_HALF)
+            if ends[0] <= place <= ends[1]:
+                number = np.int64(keys[first + place] & _LOW_HALF)
+                if not is_met(mine[begin : here + found], first, number, text):
+                    mine[here + found] = number
+                    drawn[found] = place
+                    found += 1
+    by_strength = np.argsort(drawn[:found])
     numbers = mine[here : here + found].copy()
-    for place in range(found):
-        mine[here + place] = numbers[order[place]]
+    for rank in range(found):
+        mine[here + rank] = numbers[by_strength[rank]]
 
 
 @inner
-def is_met(chosen: Any, first: int, rows: Any, places: Any, contexts: Any, length: int, row: int) -> bool:
-    """Whether one of these examples has the row's context, or lies in its block."""
-    block = places[row] // length
-    for number in chosen:
-        if number >= 0:
-            other = rows[first + number]
-            if contexts[other] == contexts[row] or places[other] // length == block:
+def is_met(chosen: Any, first: int, number: int, text: Text) -> bool:
+    """Whether one of a latent's examples has the context of an activation, or lies in its block."""
+    row = text.rows[first + number]
+    block = text.places[row] // text.length
+    for other in chosen:
+        if other >= 0:
+            its = text.rows[first + other]
+            if text.contexts[its] == text.contexts[row] or text.places[its] // text.length == block:
                 return True
     return False
 
@@ -284,21 +272,21 @@ def find_partners(
         others: gets the nearest first, −1 where there are no more; of equally near ones the lower first.
     """
     for chunk in prange(CHUNKS):
-        both, met = np.zeros(len(fired), np.uint32), np.empty(len(fired), np.int64)
+        both = np.zeros(len(fired), np.uint32)
+        begins, ends = np.empty(TOGETHER, np.int64), np.empty(TOGETHER, np.int64)
         for i in range(chunk, len(starts) - 1, CHUNKS):
-            found = 0
-            for j in range(starts[i], starts[i + 1]):
-                for place in range(offsets[rows[j]], offsets[rows[j] + 1]):
-                    other = latents[place]
-                    if both[other] == 0:
-                        met[found] = other
-                        found += 1
-                    both[other] += 1
+            for j in range(starts[i], starts[i + 1], TOGETHER):
+                here = min(TOGETHER, starts[i + 1] - j)
+                for t in range(here):
+                    begins[t], ends[t] = offsets[rows[j + t]], offsets[rows[j + t] + 1]
+                for t in range(here):
+                    for place in range(begins[t], ends[t]):
+                        both[latents[place]] += np.uint32(1)
+            both[latent + i] = 0
             others[i] = -1
             mine = np.float64(fired[latent + i])
-            for place in range(found):
-                other = met[place]
-                if other != latent + i:
+            for other in range(len(fired)):
+                if both[other] != 0:
                     similarity = both[other] / np.sqrt(mine * np.float64(fired[other]))
                     insert(others[i], similarities[i], other, similarity)
-                both[other] = 0
+                    both[other] = 0

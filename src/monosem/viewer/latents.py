@@ -157,7 +157,7 @@ def choose(
     Args:
         length: of a block, BOS included.
     """
-    from monosem.viewer.latent_kernels import choose_examples, fill_draws
+    from monosem.viewer.latent_kernels import Text, choose_examples, fill_draws
 
     draws = np.empty(len(keys), np.uint64)
     drawn_by = derive_seed(seed, "viewer", "examples")
@@ -165,8 +165,8 @@ def choose(
     draws = _sorted_each(draws, firings.starts)
     bands = len(BANDS) - 1
     chosen = np.empty((len(firings.counts), config.examples_top + bands * config.examples_band), np.int64)
-    texts = codes.places, codes.contexts
-    choose_examples(firings.starts, keys, draws, firings.rows, *texts, length, n_blocks, config.examples_band, chosen)
+    text = Text(firings.rows, codes.places, codes.contexts, length)
+    choose_examples(firings.starts, keys, draws, text, n_blocks, config.examples_band, chosen)
     return _gather(firings, codes, chosen, config, length)
 
 

@@ -22,8 +22,8 @@ from monosem.subject.model import SubjectModel
 
 # Kept tokens, about, that the Jacobian is a mean over.
 SAMPLE_TOKENS = 1024
-# Numbers held at once: gradients in the sample, effects on a part of the vocabulary; 128 MB in float32.
-_ELEMENTS = 1 << 25
+# Numbers held at once, several times: gradients in the sample, effects on a part of the vocabulary; 32 MB in float32.
+_ELEMENTS = 1 << 23
 
 
 class Effects(NamedTuple):
