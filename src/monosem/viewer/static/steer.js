@@ -76,8 +76,8 @@ function outcome(answer) {
 }
 
 const SAMPLING = {
-  length: {label: "Tokens", usual: 30, min: 1, max: 200, step: 1},
-  samples: {label: "Samples", usual: 3, min: 1, max: 8, step: 1},
+  length: {label: "Tokens", usual: 30, min: 1, max: 100, step: 1},
+  samples: {label: "Samples", usual: 3, min: 1, max: 5, step: 1},
   temperature: {label: "Temperature", usual: 1, min: 0.1, max: 3, step: 0.1},
   seed: {label: "Seed", usual: 0, min: 0, max: 999999, step: 1},
 };
