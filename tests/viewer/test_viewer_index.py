@@ -25,7 +25,7 @@ from monosem.subject.blocks import EvenBlocks
 from monosem.subject.loading import load_subject
 from monosem.viewer import build, codes, index, latents, unfinished
 from monosem.viewer.codes import read_codes, write_codes
-from monosem.viewer.index import IndexConfig, build_index
+from monosem.viewer.index import IndexConfig, build_index, vocabulary_of
 from monosem.viewer.schema import ACTIVATIONS, COUNTS, HISTOGRAM_BINS, QUANTILES, TOKENS, open_index
 
 CONFIG = IndexConfig(tokens=900, examples_top=5, examples_band=2, tokens_per_latent=4, logit_effects=6, neighbours=3)
@@ -197,6 +197,15 @@ def test_the_card_tells_of_the_run(make_run: Make, console: Console) -> None:
     assert len(texts) == 64 and texts[2] == "</s>" and texts[5] == "w1"
 
 
+def test_the_vocabulary_reaches_as_far_as_subject_or_tokenizer(make_run: Make) -> None:
+    subject = load_subject(read_run(make_run()).subject)
+    assert vocabulary_of(subject) == 64
+    subject.tokenizer.get_vocab = lambda: {"a": 0, "far": 99}  # numbers may have gaps
+    assert vocabulary_of(subject) == 100
+    subject.tokenizer.get_vocab = lambda: {"a": 0}
+    assert vocabulary_of(subject) == 64
+
+
 def test_there_is_no_k_where_it_does_not_set_the_sparsity(make_run: Make, console: Console) -> None:
     assert meta(build_index(make_run("relu"), CONFIG, console=console))["run"]["k"] is None
 
@@ -270,7 +279,7 @@ KILLED = f"""
 import os, signal, sys
 from pathlib import Path
 from monosem.viewer import build, codes, latents
-from monosem.viewer.index import IndexConfig, build_index
+from monosem.viewer.index import IndexConfig, build_index, vocabulary_of
 codes.BATCH_TOKENS, codes.BATCHES, latents.MOST_LATENTS = {5 * LENGTH}, 3, 12
 write = build.write_latents
 def kill(*arguments):

@@ -138,9 +138,9 @@ def _material(
 
 
 def vocabulary_of(subject: SubjectModel) -> int:
-    """How many tokens the subject or its tokenizer knows."""
+    """One more than the highest token that the subject or its tokenizer knows."""
     known = int(subject.model.get_input_embeddings().weight.shape[0])
-    return known if subject.tokenizer is None else max(known, len(subject.tokenizer))
+    return max(known, 1 + max(subject.tokenizer.get_vocab().values()))
 
 
 def _write_evaluated(

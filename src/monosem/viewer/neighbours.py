@@ -101,8 +101,7 @@ def encoder_cosines(sae: Autoencoder) -> Float64[Tensor, " n_latents"] | None:
     if sae.is_transcoder:
         return None
     pieces = zip(sae.W_enc.detach().split(1 << 14), sae.W_dec.detach().split(1 << 14), strict=True)
-    cosines = [_cosines(encoder.double(), decoder.double()).cpu() for encoder, decoder in pieces]
-    return torch.cat(cosines)
+    return torch.cat([_cosines(encoder.cpu().double(), decoder.cpu().double()) for encoder, decoder in pieces])
 
 
 def _cosines(a: Float64[Tensor, "rows d"], b: Float64[Tensor, "rows d"]) -> Float64[Tensor, " rows"]:
