@@ -119,6 +119,7 @@ def test_a_job_trains_and_goes_on_bit_for_bit(changes: dict[str, Any], train_who
     assert all(record["end_to_end_loss"] > 0 for record in records)
 
 
+@pytest.mark.slow
 def test_fine_tuned_on_the_divergence_an_autoencoder_diverges_less(
     tmp_path: Path, make_config: Make, console: Console
 ) -> None:

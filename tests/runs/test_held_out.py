@@ -50,7 +50,7 @@ def test_training_is_the_same_with_and_without_it(tmp_path: Path, make_config: M
     assert sums[0] == sums[1]
 
 
-@pytest.mark.parametrize("architecture", ["topk", "batch_topk", "jumprelu"])
+@pytest.mark.parametrize("architecture", ["topk", pytest.param("batch_topk", marks=pytest.mark.slow), "jumprelu"])
 def test_a_cut_run_has_the_same_curve(train_whole_and_cut: Callable[..., TrainedRun], architecture: str) -> None:
     penalised = {"target_l0": 4.0} if architecture == "jumprelu" else {}
     own = {"k": 32} if architecture == "jumprelu" else {}

@@ -198,7 +198,9 @@ def test_outside_the_main_thread_signals_are_left_alone() -> None:
     assert seen == [None, signal.getsignal(signal.SIGINT)]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 def test_a_signal_from_outside_stops_the_command_with_a_checkpoint(
     number: signal.Signals,
     code: int,

@@ -63,7 +63,7 @@ def test_an_interruption_stops_all_of_them_at_one_step(
         assert_same_training(tmp_path / "whole" / name, tmp_path / "cut" / name)
 
 
-@pytest.mark.parametrize("method", ["save_checkpoint", "prune_checkpoints"])
+@pytest.mark.parametrize("method", [pytest.param("save_checkpoint", marks=pytest.mark.slow), "prune_checkpoints"])
 def test_killed_between_their_checkpoints_they_go_on_from_the_last_common_one(
     method: str,
     tmp_path: Path,

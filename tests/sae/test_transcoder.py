@@ -118,6 +118,7 @@ def test_the_fused_step_is_the_eager_one(architecture: str, widths: Widths) -> N
         assert float(((found[1][name] - eager).abs() > 1e-3).double().mean()) < 0.05, name
 
 
+@pytest.mark.slow
 def test_a_linear_map_is_found_and_the_skip_alone_learns_one() -> None:
     x = torch.randn(4000, 5, generator=seeded(4), dtype=torch.float64)
     matrix = torch.randn(5, 7, generator=seeded(5), dtype=torch.float64)

@@ -101,7 +101,7 @@ def test_what_is_finished_is_not_done_again_even_without_its_directory(
     assert [row for row in rows if row["n_latents"] == 24] == first
 
 
-@pytest.mark.parametrize("batch", [13, 20])
+@pytest.mark.parametrize("batch", [13, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_killed_sweep_goes_on_to_the_same_rows(
     tmp_path: Path, make_sweep: Make, console: Console, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

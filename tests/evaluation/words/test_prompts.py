@@ -50,7 +50,7 @@ SHOWN = [
 class Tokenizer:
     """Of tokens that are meant to be taken for something else; the last is no text."""
 
-    def decode(self, ids: list[int]) -> str:
+    def decode(self, ids: list[int], clean_up_tokenization_spaces: bool = False) -> str:
         return [*HOSTILE, "\ufffd"][ids[0]]
 
     def convert_ids_to_tokens(self, token: int) -> str:
