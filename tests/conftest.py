@@ -4,6 +4,7 @@ That is: tiny, randomly initialised subject models of several architectures, and
 """
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -22,6 +23,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 import jaxtyping
 import pytest
 import torch
+from rich.console import Console
 
 jaxtyping.install_import_hook("monosem", "beartype.beartype")
 
@@ -97,6 +99,19 @@ def _make_tokenizer(adds_bos: bool = False) -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>"
     )
+
+
+@pytest.fixture
+def console() -> Console:
+    """Writes to a string: see ``shown``."""
+    return Console(file=io.StringIO(), width=80)
+
+
+@pytest.fixture
+def shown(console: Console) -> Callable[[], str]:
+    """All that was shown so far."""
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue
 
 
 @pytest.fixture

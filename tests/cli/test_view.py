@@ -47,6 +47,6 @@ def test_what_makes_no_sense_is_refused(trained: Path, refused: Callable[..., st
     assert "holds no run" in refused("view", str(tmp_path / "nowhere"), "--no-browser")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken/thesis.tex").write_text("mine")
-    told = refused("view", str(trained), *INDEX, "--export", "taken")
+    told = refused("view", str(tmp_path / "nowhere"), "--export", "taken")  # before there could be anything to index
     assert "out=taken is not empty and holds no earlier export" in told
     assert (tmp_path / "taken/thesis.tex").read_text() == "mine"

@@ -11,25 +11,25 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from any_autoencoder import KINDS, initialised, scatter
 from monosem.evaluation.basics import EvaluationConfig
 from monosem.evaluation.comparison import Run, measure
 from monosem.evaluation.document_sums import DocumentSums
 from monosem.evaluation.downstream import new_downstream_sums
 from monosem.evaluation.reconstruction import new_reconstruction_sums
 from monosem.evaluation.sample import Sample, take_sample
-from monosem.sae.architectures import ARCHITECTURES, new_autoencoder
+from monosem.sae.architectures import new_autoencoder
 from monosem.sae.autoencoder import Autoencoder
 from monosem.sae.config import AutoencoderConfig
 from monosem.sae.initialise import InitialiseConfig, initialise
-from monosem.sae.site import Site, Widths
+from monosem.sae.site import Site
 from monosem.subject.blocks import Blocks
 from monosem.subject.model import SubjectModel
 
 LENGTH, VOCABULARY = 12, 50
-CODERS = (*sorted(ARCHITECTURES), "transcoder", "skip", "crosscoder")
 
 
-@pytest.fixture(params=CODERS)
+@pytest.fixture(params=KINDS)
 def coder(request: pytest.FixtureRequest, make_coder: "Callable[..., tuple[Autoencoder, Site]]"):
     """A random autoencoder and its site, of every architecture; a transcoder with and without skip; a crosscoder."""
     return make_coder(request.param)
@@ -95,7 +95,7 @@ def sae(subject: SubjectModel, hookpoint: str, blocks: Blocks) -> Autoencoder:
 
 @pytest.fixture
 def make_coder(subject: SubjectModel, blocks: Blocks) -> Callable[..., tuple[Autoencoder, Site]]:
-    """Makes a random autoencoder and its site, of CODERS: ``make_coder("relu", n_latents=40)``."""
+    """Makes a random autoencoder and its site, of KINDS: ``make_coder("relu", n_latents=40)``."""
 
     def make(kind: str, **settings: Any) -> tuple[Autoencoder, Site]:
         site = {
@@ -104,27 +104,9 @@ def make_coder(subject: SubjectModel, blocks: Blocks) -> Callable[..., tuple[Aut
             "crosscoder": Site(("transformer.h.0", "transformer.h.2")),
         }.get(kind, Site(("transformer.h.1",)))
         captured = subject.capture(blocks.tokens, site.hookpoints)
-        width = {name: each.shape[-1] for name, each in captured.items()}
-        architecture = kind if kind in ARCHITECTURES else "topk"
-        sparsity = {"k": 4} if "k" in ARCHITECTURES[architecture].settings else {}
-        config = AutoencoderConfig(
-            architecture=architecture,
-            skip=kind == "skip",
-            crosscoder=kind == "crosscoder",
-            **({"n_latents": 40} | sparsity | settings),
-        )
-        widths = Widths(tuple(width[name] for name in site.inputs), width[site.target] if site.target else None)
-        sae = new_autoencoder(config, widths)
-        read, wanted = (each.flatten(0, 1) for each in (site.read(captured), site.wanted(captured)))
-        if sae.is_transcoder:
-            sae.target_scale.data.fill_(3.0)
-        x, y = sae.training_pair(read, wanted)
         generator = torch.Generator().manual_seed(3)
-        initialise(sae, x, InitialiseConfig(), generator, y if sae.is_transcoder else None)
-        for name in ("b_enc", "r_mag", "b_mag", "W_skip"):
-            if hasattr(sae, name):
-                parameter = getattr(sae, name)
-                parameter.data.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+        sae, _ = initialised(kind, site, captured, generator, **settings)
+        scatter(sae, ("b_enc", "r_mag", "b_mag", "W_skip"), generator)
         if hasattr(sae, "threshold"):
             sae.threshold.data.fill_(0.2)
         return sae.eval().requires_grad_(False), site

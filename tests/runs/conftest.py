@@ -1,7 +1,6 @@
 """Whole jobs on a tiny subject: their configuration, and what makes two runs the same."""
 
 import dataclasses
-import io
 import signal
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
@@ -28,19 +27,6 @@ from monosem.training.trainer import TrainingConfig
 
 @pytest.fixture(autouse=True)
 def _in_whole_jobs(whole_jobs: None) -> None: ...
-
-
-@pytest.fixture
-def console() -> Console:
-    """Writes to a string: see ``shown``."""
-    return Console(file=io.StringIO(), width=80)
-
-
-@pytest.fixture
-def shown(console: Console) -> Callable[[], str]:
-    """All that was shown so far."""
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Tiny runs to index, written without training: random autoencoders of every kind on a tiny subject; and a browser."""
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import pytest
 from pages_browser import browser, exported_site, site
 from random_autoencoders import LENGTH, random_autoencoder, site_of
-from rich.console import Console
 
 from monosem.evaluation.basics import EvaluationConfig
 from monosem.runs.config import RunConfig
@@ -25,19 +23,6 @@ __all__ = ["browser", "exported_site", "site"]
 
 @pytest.fixture(autouse=True)
 def _in_whole_jobs(whole_jobs: None) -> None: ...
-
-
-@pytest.fixture
-def console() -> Console:
-    """Writes to a string: see ``shown``."""
-    return Console(file=io.StringIO(), width=80)
-
-
-@pytest.fixture
-def shown(console: Console) -> Callable[[], str]:
-    """All that was shown so far."""
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue
 
 
 @pytest.fixture

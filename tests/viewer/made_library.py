@@ -100,7 +100,8 @@ def _meta(name: str, n_latents: int, tables: dict[str, list[Row]]) -> dict[str, 
         "target": None,
         "training": {"tokens": 1000, "seed": 0},
     }
-    index = {"tokens": 440, "blocks": BLOCKS, "context_length": LENGTH, "split": "held_out", "documents": 3}
+    index = {"tokens": 440, "blocks": BLOCKS, "context_length": LENGTH, "text_start": 0}
+    index |= {"split": "held_out", "documents": 3}
     metrics = [{"name": "normalized_mse", "value": 0.25, "low": 0.2, "high": None}]
     density = {"edges": edges.tolist(), "counts": counts.tolist(), "dead": n_latents - len(densities)}
     return {

@@ -81,6 +81,7 @@ def run_record(**changes: Any) -> dict[str, Any]:
             "tokens": 2_000_128,
             "blocks": 31_748,
             "context_length": CONTEXT,
+            "text_start": 1,
             "split": "held_out",
             "documents": 145,
         },

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from random_autoencoders import KINDS, LENGTH
+from random_autoencoders import LENGTH
 
+from any_autoencoder import KINDS
 from monosem.errors import UserError
 from monosem.runs.directory import read_run
 from monosem.runs.inputs import open_even_blocks, open_text

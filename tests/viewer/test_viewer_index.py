@@ -13,9 +13,10 @@ import literal_index as literal
 import numpy as np
 import pytest
 import torch
-from random_autoencoders import KINDS, LENGTH
+from random_autoencoders import LENGTH
 from rich.console import Console
 
+from any_autoencoder import KINDS
 from monosem.errors import UserError
 from monosem.files import write_atomically
 from monosem.runs.directory import prepare_directory, read_run
@@ -161,6 +162,7 @@ def test_examples_show_what_the_subject_and_the_autoencoder_say_of_their_blocks(
         "tokens": blocks.rows,
         "blocks": len(blocks),
         "context_length": LENGTH,
+        "text_start": int(adds_bos),
         "split": split,
         "documents": len(met),
     }

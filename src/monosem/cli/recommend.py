@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from monosem.cli.parsing import parse
 from monosem.cli.show import standard_output
 from monosem.laws.law import Estimate
-from monosem.scaling.recommend import Recommendation, recommend
+from monosem.scaling.recommend import BUILTIN_LAWS, Recommendation, recommend
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 class Recommend:
     """Say what to train for an amount of compute, by laws fitted with `monosem fit`.
 
-    monosem recommend --budget 1e15 --laws runs/sweep/laws --k 32
+    monosem recommend --budget 1e14 --k 16
+    monosem recommend --budget 1e15 --laws runs/sweep/laws --subject openai-community/gpt2 --k 32
     """
 
     budget: float
     """FLOPs of training the autoencoder, as if it were dense: 12 · n_latents · d_model a token."""
-    laws: Path
-    """Directory of fitted laws."""
+    laws: Path | None = None
+    """Directory of fitted laws; by default those of the builtin subject."""
     subject: str | None = None
     """Make sure that the laws are of this subject model."""
     k: float | None = None
@@ -33,7 +34,7 @@ class Recommend:
 def main(arguments: list[str], console: "Console") -> None:
     """Parse, ask the laws, print."""
     command: Recommend = parse(Recommend, arguments, "recommend")
-    found = recommend(command.budget, command.laws, k=command.k, subject=command.subject)
+    found = recommend(command.budget, command.laws or BUILTIN_LAWS, k=command.k, subject=command.subject)
     _show(found)
 
 

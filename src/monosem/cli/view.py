@@ -56,16 +56,17 @@ def main(arguments: list[str], console: "Console") -> None:
     command: View = parse(View, arguments, "view")
     if command.export is not None and (command.name or command.host != "127.0.0.1" or command.port != PORT):
         raise UserError("host, port and name are for serving, and would not be used with --export; leave them out.")
+    from monosem.viewer.export import export, require_free
     from monosem.viewer.index import build_index
     from monosem.viewer.reading import Library
 
+    if command.export is not None:
+        require_free(command.export)
     library = Library(build_index(command.run, command.index, again=command.again, console=console))
     comparison = _comparison(command, library, console)
     if command.export is None:
         _serve(command, library, comparison, console)
         return
-    from monosem.viewer.export import export
-
     export(library, command.export, comparison, console)
     out = standard_output()
     print_line(f"Pages        {command.export / 'index.html'}", out)

@@ -96,16 +96,16 @@ def _refuse_few(form: Form, logs: ndarray, terms: Terms, groups: ndarray) -> Non
     count = len(np.unique(groups))
     needed = 1 + sum(map(len, form.parameters))
     if count < needed:
-        raise UndeterminedError(f"A {form.name} law needs {needed} different settings, not {count}; measure more.")
+        raise UndeterminedError(f"The {form.name} law needs {needed} different settings, not {count}; measure more.")
     for number, (name, fewest) in enumerate(form.fewest.items()):
         distinct = len(np.unique(logs[:, number].round(9)))
         if distinct < fewest:
             raise UndeterminedError(
-                f"A {form.name} law needs {fewest} different values of {name}, not {distinct}; measure more."
+                f"The {form.name} law needs {fewest} different values of {name}, not {distinct}; measure more."
             )
     if any(np.linalg.matrix_rank(term / np.linalg.norm(term, axis=0), tol=1e-7) < term.shape[1] for term in terms):
         raise UndeterminedError(
-            f"A {form.name} law needs {' and '.join(form.variables)} that vary apart; measure more values of one for "
+            f"The {form.name} law needs {' and '.join(form.variables)} that vary apart; measure more values of one for "
             "each of the other."
         )
 

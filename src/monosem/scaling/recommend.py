@@ -11,6 +11,10 @@ from monosem.scaling.storage import StoredFits, StoredLaw, load_fits
 from monosem.training.schedules import auto_learning_rate
 
 
+BUILTIN_LAWS = Path(__file__).parent / "builtin_laws"
+"""Laws of the builtin subject: docs/results/scaling in the repository says what they were fitted to."""
+
+
 class Recommendation(NamedTuple):
     """What to train, and what to expect of it; estimates with 95% intervals."""
 
@@ -32,7 +36,9 @@ class Recommendation(NamedTuple):
     """What to be wary of."""
 
 
-def recommend(budget: float, laws: Path, *, k: float | None = None, subject: str | None = None) -> Recommendation:
+def recommend(
+    budget: float, laws: Path = BUILTIN_LAWS, *, k: float | None = None, subject: str | None = None
+) -> Recommendation:
     """Answer from the laws in a directory: compute, and if they are there learning-rate, tokens and downstream.
 
     Args:

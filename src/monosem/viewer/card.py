@@ -94,6 +94,7 @@ def card(material: Material, fired: Int64[np.ndarray, " n_latents"], documents: 
             "tokens": blocks.rows,
             "blocks": len(blocks),
             "context_length": blocks.context_length,
+            "text_start": blocks.context_length - blocks.text_length,
             "split": settings.split,
             "documents": documents,
         },

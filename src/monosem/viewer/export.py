@@ -63,6 +63,23 @@ def export(library: Library, out: Path, comparison: Comparison | None = None, co
         write_atomically(out / name, content)
 
 
+def require_free(out: Path) -> None:
+    """Refuse a place that is neither free nor an earlier export.
+
+    Raises:
+        UserError: says what it is.
+    """
+    try:
+        if out.exists() and any(out.iterdir()):
+            _own_files(out)
+    except OSError as error:
+        raise _not_writable(out, error) from error
+
+
+def _not_writable(out: Path, error: OSError) -> UserError:
+    return UserError(f"out={out} cannot be written: {error.strerror}; choose another directory.")
+
+
 def _prepare(out: Path, names: list[str]) -> None:
     """Make the directory, or take an earlier export out of it, and mark it as one."""
     try:
@@ -73,7 +90,7 @@ def _prepare(out: Path, names: list[str]) -> None:
             if (out / DATA).exists():
                 shutil.rmtree(out / DATA)
     except OSError as error:
-        raise UserError(f"out={out} cannot be written: {error.strerror}; choose another directory.") from error
+        raise _not_writable(out, error) from error
     write_atomically(out / MARK, (json.dumps({"files": names}, indent=1) + "\n").encode())
 
 

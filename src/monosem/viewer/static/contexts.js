@@ -142,12 +142,12 @@ function legend(examples, judge, whole) {
   return h("ul.legend", {"aria-label": "Marks of the patterns in these contexts"}, items);
 }
 
-function drawContexts(panel, record, state, change) {
+function drawContexts(panel, record, index, state, change) {
   const examples = record.examples.filter(({band}) => band === state.band);
   if (examples.length === 0)
     return fill(panel, nothing("No context of this band was kept: none of its activations lies in it."));
   const patterns = record.patterns[state.marks]?.patterns;
-  const judge = patterns ? example => judged(patterns, example) : null;
+  const judge = patterns ? example => judged(patterns, example, index.text_start) : null;
   const {lines, whole} = state;
   const {largest} = record;
   const scale = () => h("span.scale", {"aria-hidden": "true"}, "0", h("span.ramp"), short(largest));
@@ -180,7 +180,7 @@ export function contextsSection(record, told, state, change) {
       tab.tabIndex = isChosen ? 0 : -1;
     }
     panel.setAttribute("aria-labelledby", `tab-${state.band}`);
-    drawContexts(panel, record, state, change);
+    drawContexts(panel, record, told.index, state, change);
   };
   return {section: h("section", h("h2", "Contexts"), list, panel), draw};
 }

@@ -1,10 +1,5 @@
 // N2G patterns in a context: where they say that a latent should be active, and how that agrees with where it is.
 
-/** The first place of text: a block may begin with a mark of the subject's own, such as <|endoftext|>. */
-export function firstOfText(texts) {
-  return /^<[^<>]*>$|^\[(CLS|BOS)\]$/.test(texts[0] ?? "") ? 1 : 0;
-}
-
 /** Of those that match, that with the most literal tokens predicts; then one with a start mark; then the longest. */
 function isMoreSpecific(pattern, other) {
   const rank = ({tokens, at_start: atStart}) => [
@@ -39,9 +34,12 @@ export const HIT = "hit";
 export const MISS = "miss";
 export const FALSE_ALARM = "false alarm";
 
-/** Position → `{ verdict, pattern }` of an example: predicted and active, active alone, predicted alone. */
-export function judged(patterns, example) {
-  const predicted = predictions(patterns, example.ids, firstOfText(example.texts));
+/**
+ * Position → `{ verdict, pattern }` of an example: predicted and active, active alone, predicted alone. `first` is the
+ * place of a block's first token of text.
+ */
+export function judged(patterns, example, first) {
+  const predicted = predictions(patterns, example.ids, first);
   const active = new Set(example.activations.map(([position]) => position));
   const verdicts = new Map();
   for (const position of active) verdicts.set(position, {verdict: MISS, pattern: null});
