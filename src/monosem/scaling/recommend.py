@@ -10,7 +10,6 @@ from monosem.scaling.budget import dense_equivalent_flops
 from monosem.scaling.storage import StoredFits, StoredLaw, load_fits
 from monosem.training.schedules import auto_learning_rate
 
-
 BUILTIN_LAWS = Path(__file__).parent / "builtin_laws"
 """Laws of the builtin subject: docs/results/scaling in the repository says what they were fitted to."""
 

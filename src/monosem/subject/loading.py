@@ -40,7 +40,7 @@ def load_subject(config: SubjectConfig) -> SubjectModel:
         name=config.subject,
         revision=place.commit or weights_checksum(Path(place.name)),
         bos_id=choose_bos(tokenizer, config.bos),
-        subject_batch=config.subject_batch,
+        subject_batch=config.subject_batch or _usual_batch(device, config.context_length),
     )
     limit = subject.max_context_length
     if limit is not None and config.context_length > limit:
@@ -49,6 +49,16 @@ def load_subject(config: SubjectConfig) -> SubjectModel:
         )
     _require_causal(subject)
     return subject
+
+
+def _usual_batch(device: torch.device, context_length: int) -> int:
+    """On a CPU a layer's values then stay in its caches.
+
+    Bundled subject, two threads: 4,096 tokens take 286 ms by 16 blocks of 64, 314 by 64, 338 by 8; N2G's suffixes of 1
+    to 64 tokens go through one thread at 9,800 tokens/s, and by eight times as many at 7,500.
+    """
+    tokens = 512 * torch.get_num_threads() if device.type == "cpu" else 8192
+    return max(1, tokens // context_length)
 
 
 def weights_checksum(directory: Path) -> str:

@@ -40,8 +40,9 @@ class SubjectConfig:
     """Whether a BOS token stands in front of each block; auto: if the tokenizer puts one there by itself."""
     keep_special: bool = False
     """Train and evaluate on BOS, EOS, padding and other special positions too."""
-    subject_batch: int = 64
-    """Blocks in one forward pass."""
+    subject_batch: int | None = None
+    """Blocks in one forward pass; by default as many as have 512 tokens for each thread of a CPU, so that what
+    the pass holds stays in its caches, or 8,192 tokens elsewhere."""
 
     def __post_init__(self) -> None:
         if self.layer is not None and self.hookpoint:
@@ -52,7 +53,7 @@ class SubjectConfig:
             raise UserError(
                 f"context_length={self.context_length} is below 2; a block needs a token and its successor."
             )
-        if self.subject_batch < 1:
+        if self.subject_batch is not None and self.subject_batch < 1:
             raise UserError(f"subject_batch={self.subject_batch} is below 1; a forward pass needs a block.")
         if self.revision is not None and self.subject == builtin.BUILTIN:
             raise UserError(

@@ -1,5 +1,6 @@
 """Planted latents whose patterns are known, and the literal definition, one sequence at a time, on random models."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import lru_cache
 from types import SimpleNamespace
@@ -275,10 +276,8 @@ def test_suffixes_that_are_alike_run_once(lookback: SubjectModel, monkeypatch: p
     ran: list[int] = []
     capture = SubjectModel.capture
     monkeypatch.setattr(SubjectModel, "capture", lambda self, *args: ran.append(len(args[0])) or capture(self, *args))
-    monkeypatch.setattr(build, "_CPU_PASS_TOKENS", 6)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     sae = planted(({token_at(3): 1.0}, 0.0), ({token_at(4): 2.0}, 0.0))
-    read = LastActivations(sae, lookback, Site(("seen",)), PLACES)
+    read = LastActivations(sae, dataclasses.replace(lookback, subject_batch=1), Site(("seen",)), 6)  # 6 tokens a pass
     suffixes = torch.tensor([[5, 3], [5, 4], [5, 3], [6, 3], [5, 3], [5, 4]])
     assert read(suffixes, torch.tensor([0, 1, 1, 0, 0, 0])).tolist() == [1.0, 2.0, 0.0, 1.0, 1.0, 0.0]
     assert ran == [2, 1]

@@ -135,15 +135,14 @@ def test_the_same_seed_gives_the_same_result(run):
     assert run(seed=1).metrics != run().metrics
 
 
-def test_the_sizes_of_batches_and_groups_change_nothing(run, monkeypatch):
+def test_the_sizes_of_batches_and_groups_change_nothing(run, subject, monkeypatch):
     once = run().to_dict()
     monkeypatch.setattr(sample, "BATCH_TOKENS", 50)
     monkeypatch.setattr("monosem.evaluation.n2g.build.GROUP_EXAMPLES", 20)
-    monkeypatch.setattr("monosem.evaluation.n2g.build._CPU_PASS_TOKENS", 90)
     monkeypatch.setattr("monosem.evaluation.n2g.build._VARIANT_TOKENS", 50)
     monkeypatch.setattr(score_module, "_MATCHED_TOKENS", 60)
     monkeypatch.setattr(score_module, "_RESAMPLED", 7)
-    parts = run().to_dict()
+    parts = run(subject=dataclasses.replace(subject, subject_batch=7)).to_dict()
     for old, new in zip(once["latents"], parts["latents"], strict=True):
         for kind in KINDS:
             assert [p[:2] for p in old["patterns"][kind]] == [p[:2] for p in new["patterns"][kind]]

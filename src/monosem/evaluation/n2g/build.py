@@ -37,10 +37,6 @@ from monosem.subject.model import SubjectModel
 
 # Examples worked through together: many, so that suffixes of one length fill whole passes and many are alike.
 GROUP_EXAMPLES = 1 << 13
-# Tokens in a pass on the CPU, for each thread: a layer's values then stay in its cache. 256 wide, over suffixes
-# of 1 to 64 tokens: one thread of a busy machine 9,800 tokens/s (with 4096 tokens a pass 7,500); two threads 23.0
-# latents/s (with half of that a pass 20.9).
-_CPU_PASS_TOKENS = 1 << 9
 # Tokens of the suffixes held at once with each of their tokens replaced: 32 MB.
 _VARIANT_TOKENS = 1 << 22
 
@@ -70,8 +66,6 @@ class LastActivations:
     def __init__(self, sae: Autoencoder, subject: SubjectModel, site: Site, text_length: int) -> None:
         self._sae, self._subject, self._site = sae, subject, site
         self._pass_tokens = subject.subject_batch * text_length
-        if subject.device.type == "cpu":
-            self._pass_tokens = _CPU_PASS_TOKENS * torch.get_num_threads()
 
     @torch.no_grad()
     def __call__(
