@@ -77,6 +77,29 @@ def test_a_chosen_latent_shades_every_token_by_its_activation(browser: Browser, 
         page.wait_for_selector(".latent-number")
 
 
+def test_a_latent_that_is_pointed_at_shades_the_tokens_meanwhile(browser: Browser, site: PagesServer) -> None:
+    answer = prompt({"text": TEXT})
+    with visiting(browser, site) as visit:
+        page = visit.go("#/prompt?text=" + TEXT.replace("\n", "%0A"))
+        page.wait_for_selector(".pick")
+        first, second = pick_numbers(page)[:2]
+        active = {
+            latent: [int(latent in dict(map(tuple, token["latents"]))) for token in answer["tokens"]]
+            for latent in (first, second)
+        }
+        shaded = "all => all.map(each => Number(Number(each.style.getPropertyValue('--a')) > 0))"
+        tokens = page.locator(".prompt-tokens button")
+        page.locator(".pick").first.hover()
+        assert tokens.evaluate_all(shaded) == active[first]
+        page.mouse.move(1, 1)
+        assert tokens.evaluate_all(shaded) == [0] * len(answer["tokens"])
+        page.locator(".pick").first.click()
+        page.locator(".pick").nth(1).hover()
+        assert tokens.evaluate_all(shaded) == active[second]
+        page.mouse.move(1, 1)
+        assert tokens.evaluate_all(shaded) == active[first]
+
+
 def test_dense_latents_can_be_left_out(browser: Browser, site: PagesServer) -> None:
     with visiting(browser, site) as visit:
         page = visit.go("#/prompt?text=" + TEXT.replace("\n", "%0A"))

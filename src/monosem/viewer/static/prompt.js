@@ -15,15 +15,14 @@ const relative = ({latent, value}, {latents}) => value / (latents[latent]?.large
 
 const valueOf = (token, latent) => token.latents.find(([each]) => each === latent)?.[1] ?? 0;
 
-/** A token: pressed where it is chosen, shaded by the chosen latent. */
-function tokenButton(token, place, answer, state, choose) {
+/** A token: pressed where it is chosen. */
+function tokenButton(token, place, state, choose) {
   const value = state.latent === null ? 0 : valueOf(token, state.latent);
   const isChosen = place === state.token;
   const attributes = {
     class: "t",
     "aria-pressed": String(isChosen),
     tabindex: place === (state.token ?? 0) ? 0 : -1,
-    vars: {a: value && shade(value, answer.latents[state.latent]?.largest ?? value)},
     onclick: () => choose({token: isChosen ? null : place}),
   };
   const active = value ? `latent ${state.latent}: ${exact(value)}` : `latent ${state.latent} is not active`;
@@ -31,6 +30,15 @@ function tokenButton(token, place, answer, state, choose) {
     h("b", h("bdi", visible(token.text))),
     h("span", state.latent === null ? counted(token.latents.length, "active latent") : active),
   ]);
+}
+
+/** Shade the tokens by their activations of a latent, or by nothing. */
+function shadeBy(latent, tokens, answer) {
+  answer.tokens.forEach((token, place) => {
+    const value = latent === null ? 0 : valueOf(token, latent);
+    const depth = value && shade(value, answer.latents[latent]?.largest ?? value);
+    tokens.children[place]?.style.setProperty("--a", depth);
+  });
 }
 
 /** Each latent that is active anywhere, with its largest activation in the text; by its share of the largest seen. */
@@ -45,7 +53,8 @@ function strongest(answer) {
   return [...found.values()].sort((a, b) => relative(b, answer) - relative(a, answer));
 }
 
-function latentRow(row, answer, state, choose) {
+/** A latent: pressed where it is chosen; `look` is told while it is pointed at or has the focus. */
+function latentRow(row, answer, state, choose, look) {
   const {latent, value, tokens} = row;
   const {label = "", density = null} = answer.latents[latent] ?? {};
   const isChosen = state.latent === latent;
@@ -58,7 +67,14 @@ function latentRow(row, answer, state, choose) {
   };
   const pick = h(
     "button",
-    {...attributes, onclick: () => choose({latent: isChosen ? null : latent})},
+    {
+      ...attributes,
+      onclick: () => choose({latent: isChosen ? null : latent}),
+      onpointerenter: () => look(latent),
+      onpointerleave: () => look(state.latent),
+      onfocus: () => look(latent),
+      onblur: () => look(state.latent),
+    },
     named({latent, label}),
     bar(share),
     h("span.number", short(value)),
@@ -69,10 +85,10 @@ function latentRow(row, answer, state, choose) {
   return h("li", pick, open, h("span.note", note));
 }
 
-function latentList(answer, state, choose) {
+function latentList(answer, state, choose, look) {
   const token = answer.tokens[state.token ?? -1];
   const rows = token ? token.latents.map(([latent, value]) => ({latent, value})) : strongest(answer);
-  const shown = rows.slice(0, MOST_LISTED).map(row => latentRow(row, answer, state, choose));
+  const shown = rows.slice(0, MOST_LISTED).map(row => latentRow(row, answer, state, choose, look));
   const active = counted(rows.length, "latent");
   const about = token
     ? `${active}, strongest first; bars are shares of each one’s largest activation.`
@@ -87,7 +103,8 @@ function latentList(answer, state, choose) {
 }
 
 function chosenNote(answer, {latent}) {
-  if (latent === null) return h("p.note", "Choose a latent to see where in the text it is active.");
+  if (latent === null)
+    return h("p.note", "Point at a latent to see where in the text it is active; choose it to keep that in sight.");
   const active = answer.tokens.filter(token => valueOf(token, latent) > 0).length;
   const label = answer.latents[latent]?.label;
   return h(
@@ -140,10 +157,12 @@ function answerView(state, choose) {
     if (state.token >= shown.tokens.length) state.token = null;
     fill(
       tokens,
-      shown.tokens.map((token, place) => tokenButton(token, place, shown, state, choose)),
+      shown.tokens.map((token, place) => tokenButton(token, place, state, choose)),
     );
+    const look = latent => shadeBy(latent, tokens, shown);
+    look(state.latent);
     fill(about, chosenNote(shown, state));
-    fill(side, latentList(shown, state, choose));
+    fill(side, latentList(shown, state, choose, look));
   };
   /** The focus stays on what was pressed, though it is drawn anew. */
   const redraw = answer => {
