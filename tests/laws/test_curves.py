@@ -29,15 +29,15 @@ def test_a_known_curve_converges_where_it_should() -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_convergence_is_the_first_doubling_that_gains_too_little(seed: int) -> None:
+def test_no_doubling_after_convergence_gains_as_much(seed: int) -> None:
     generator = np.random.default_rng(seed)
     tokens = np.cumsum(generator.uniform(1e4, 2e5, 23))
     loss = (0.1 + (tokens / 1e4) ** -0.7) * np.exp(0.002 * generator.standard_normal(23))
     found = convergence(tokens, loss, gain=0.03)
     candidates = np.geomspace(tokens[0], tokens[-1] / 2 * (1 - 1e-12), 20_001)
-    first = next(
-        (at for at in candidates if interpolated(2 * at, tokens, loss) > 0.97 * interpolated(at, tokens, loss)), None
-    )
+    gains = [interpolated(2 * at, tokens, loss) <= 0.97 * interpolated(at, tokens, loss) for at in candidates]
+    last = max(number for number in range(len(gains)) if gains[number])
+    first = None if last == len(gains) - 1 else candidates[last + 1]
     assert (found is None) == (first is None)
     if found is not None and first is not None:
         assert found.tokens == pytest.approx(first, rel=2e-4)
@@ -58,6 +58,13 @@ def test_a_loss_that_rises_has_converged() -> None:
     share = (math.log(0.99) - math.log(0.5)) / (math.log(1.2) - math.log(0.5))
     assert found is not None
     assert found.tokens == pytest.approx(1e5 * 2**share)
+
+
+def test_a_loss_that_stands_still_before_it_falls_has_not_converged_there() -> None:
+    tokens = np.geomspace(1e4, 1e7, 40)
+    falling = 0.2 * (1 + 1e5 / tokens)
+    late = np.where(tokens < 1e5, falling[tokens >= 1e5].max(), falling)
+    assert convergence(tokens, late, gain=0.02) == convergence(tokens, falling, gain=0.02)
 
 
 def test_a_flat_loss_has_converged_at_once() -> None:

@@ -21,11 +21,12 @@ class Convergence(NamedTuple):
 def convergence(
     tokens: Float64[ndarray, " measured"], loss: Float64[ndarray, " measured"], *, gain: float = 0.01
 ) -> Convergence | None:
-    """The first T at which going on to 2 T tokens lowers the loss by less than ``gain``, a share of it.
+    """The T from which on going to twice as many tokens lowers the loss by less than ``gain``, a share of it.
 
-    Between measurements log loss is linear in log tokens. A loss that rises has converged. None if no measured doubling
-    gains so little: nothing is extrapolated. The curve is taken as it is: noise of the order of ``gain`` between two
-    measurements ends it too early, so give the mean over enough held-out tokens.
+    That holds for every doubling that was measured from T on: a loss that stands still before it falls, as the averaged
+    weights' does while the learning rate warms up, has not converged there. Between measurements log loss is linear in
+    log tokens. A loss that rises has converged. None if the last measured doubling still gains so much: nothing is
+    extrapolated. The curve is taken as it is, so give the mean over enough held-out tokens.
 
     Raises:
         UserError: tokens do not grow, a value is not positive, or the gain is no share.
@@ -39,10 +40,10 @@ def convergence(
     # Between these the change by doubling is linear, so its first crossing is exact.
     change = np.interp(at + doubled, log_tokens, log_loss) - np.interp(at, log_tokens, log_loss)
     excess = change - np.log1p(-gain)
-    has_converged = np.flatnonzero(excess > 0)
-    if len(has_converged) == 0:
+    if len(at) == 0 or excess[-1] <= 0:
         return None
-    first = int(has_converged[0])
+    gains = np.flatnonzero(excess <= 0)
+    first = int(gains[-1]) + 1 if len(gains) else 0
     where = at[0] if first == 0 else np.interp(0.0, excess[first - 1 : first + 1], at[first - 1 : first + 1])
     return Convergence(float(np.exp(where)), float(np.exp(np.interp(where, log_tokens, log_loss))))
 
