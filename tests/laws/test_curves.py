@@ -90,6 +90,16 @@ def curves_of(sizes: list[float], seed: int = 0) -> list[Curve]:
     return found
 
 
+def settled(curve: Curve, curves: list[Curve], compute: float, losses: dict[int, float]) -> bool:
+    """Whether the curve's size was measured at so much compute, or its longest run could not be the best there."""
+    if any(curves[number].size == curve.size for number in losses):
+        return True
+    longest = max((each for each in curves if each.size == curve.size), key=lambda each: each.compute[-1])
+    doublings = math.log2(compute / longest.compute[-1])
+    last = longest.loss[-1] / interpolated(longest.compute[-1] / 2, longest.compute, longest.loss)
+    return doublings > 0 and longest.loss[-1] * last**doublings > min(losses.values())
+
+
 def test_the_envelope_is_the_least_loss_between_measured_sizes() -> None:
     curves = curves_of([256.0, 1024.0, 4096.0, 1024.0, 16384.0])
     found = envelope(curves, per_decade=7)
@@ -105,12 +115,27 @@ def test_the_envelope_is_the_least_loss_between_measured_sizes() -> None:
             continue
         best = min(losses, key=lambda number: losses[number])
         sizes = [curves[number].size for number in losses]
-        if min(sizes) < curves[best].size < max(sizes):
+        smaller = [each for each in curves if each.size < curves[best].size]
+        if (
+            smaller
+            and max(sizes) > curves[best].size
+            and all(settled(each, curves, compute, losses) for each in smaller)
+        ):
             assert found.compute[kept] == pytest.approx(compute)
             assert found.loss[kept] == pytest.approx(losses[best])
             assert found.best[kept] == best
             kept += 1
     assert kept == len(found.compute) > 5
+
+
+@pytest.mark.parametrize(("gain", "goes_on"), [(0.02, True), (0.3, False)])
+def test_a_smaller_run_that_ended_counts_where_it_could_not_have_caught_up(gain: float, goes_on: bool) -> None:
+    """It ends at 10⁴ with a loss of 0.5; the best one has 0.5 there and falls by 10% with each doubling."""
+    falling, ended = np.geomspace(1e2, 1e6, 50), np.geomspace(1e2, 1e4, 50)
+    best = Curve(2.0, falling, 0.5 * (falling / 1e4) ** np.log2(0.9))
+    smaller = Curve(1.0, ended, 0.5 * (ended / 1e4) ** np.log2(1 - gain))
+    larger = Curve(3.0, falling, np.full(50, 2.0))
+    assert (envelope([smaller, best, larger]).compute.max() > 1e5) == goes_on
 
 
 def test_the_frontier_ends_where_the_best_size_is_at_the_edge() -> None:

@@ -69,8 +69,9 @@ class Envelope(NamedTuple):
 def envelope(curves: Sequence[Curve], *, per_decade: int = 10) -> Envelope:
     """The least loss at each point of a grid even in log compute, where it is a frontier.
 
-    That is where the best run's size is between sizes: a smaller and a larger one have been measured at that compute
-    too. Elsewhere the best size may be one that was not measured.
+    That is where the best run's size is between sizes: a larger one has been measured at that compute too, and every
+    smaller one has, or its longest run ended before but could not have caught up, even if each further doubling had
+    gained as much as its last. Elsewhere the best size may be one that was not measured.
 
     Raises:
         UndeterminedError: there is no such point.
@@ -80,18 +81,34 @@ def envelope(curves: Sequence[Curve], *, per_decade: int = 10) -> Envelope:
     grid = _grid(logs, per_decade)
     losses = np.array([np.interp(grid, *log, left=np.inf, right=np.inf) for log in logs]).reshape(len(logs), len(grid))
     is_measured = np.isfinite(losses)
-    sizes = np.array([curve.size for curve in curves])[:, None]
+    sizes = np.array([curve.size for curve in curves])
     best = losses.argmin(axis=0) if len(logs) else np.zeros(0, dtype=np.int64)
-    best_size = sizes[best, 0]
-    has_smaller = (is_measured & (sizes < best_size)).any(axis=0)
-    has_larger = (is_measured & (sizes > best_size)).any(axis=0)
-    kept = is_measured.any(axis=0) & has_smaller & has_larger
+    has_larger = (is_measured & (sizes[:, None] > sizes[best])).any(axis=0)
+    has_smaller, is_settled = np.zeros(len(grid), dtype=bool), np.ones(len(grid), dtype=bool)
+    for size in np.unique(sizes):
+        of_size, is_smaller = np.flatnonzero(sizes == size), size < sizes[best]
+        longest = max(of_size, key=lambda number: logs[number][0][-1])
+        is_beaten = _least_beyond(grid, *logs[longest]) > losses.min(axis=0)
+        has_smaller |= is_smaller
+        is_settled &= ~is_smaller | is_measured[of_size].any(axis=0) | is_beaten
+    kept = is_measured.any(axis=0) & has_smaller & is_settled & has_larger
     if not kept.any():
         raise UndeterminedError(
             "The curves have no frontier: nowhere is the best run's size between two others measured at that compute; "
             "train smaller and larger sizes, for longer."
         )
     return Envelope(np.exp(grid[kept]), np.exp(losses.min(axis=0)[kept]), best[kept].astype(np.int64))
+
+
+def _least_beyond(
+    grid: Float64[ndarray, " grid"], log_compute: Float64[ndarray, " measured"], log_loss: Float64[ndarray, " measured"]
+) -> Float64[ndarray, " grid"]:
+    """The log loss that a run would have beyond its end, if each doubling gained as much as its last; −∞ elsewhere."""
+    end, doubled = log_compute[-1], np.log(2)
+    if log_compute[0] > end - doubled:  # no doubling was measured
+        return np.full(len(grid), -np.inf)
+    slope = min(0.0, (log_loss[-1] - np.interp(end - doubled, log_compute, log_loss)) / doubled)
+    return np.where(grid > end, log_loss[-1] + slope * (grid - end), -np.inf)
 
 
 def _grid(logs: Sequence[tuple[ndarray, ndarray]], per_decade: int) -> Float64[ndarray, " grid"]:
