@@ -8,7 +8,7 @@ import pytest
 
 from monosem.errors import UserError
 from monosem.laws.fit import fit_law
-from monosem.laws.forms import IRREDUCIBLE, JOINT, POWER, law_from_dict
+from monosem.laws.forms import IRREDUCIBLE, JOINT, JOINT_POWER, POWER, law_from_dict
 from monosem.laws.law import UndeterminedError
 
 Runs = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -42,6 +42,15 @@ def test_points_on_the_published_law_give_its_coefficients(
 ) -> None:
     n, k, loss = joint_runs(noise=0.0)
     assert values_of(fit_law(JOINT, n, k, y=loss)) == pytest.approx(published, abs=1e-4)
+
+
+def test_points_on_the_joint_law_of_latents_that_remove_all_give_its_coefficients() -> None:
+    n, k = (each.ravel() for each in np.meshgrid(np.geomspace(256, 8192, 6), [2.0, 4.0, 8.0, 16.0, 32.0]))
+    true = {"alpha": -0.5, "beta_k": 0.26, "beta_n": -0.017, "gamma": -0.042}
+    logs = np.stack([np.ones(len(n)), np.log(k), np.log(n), np.log(n) * np.log(k)], axis=1)
+    law = fit_law(JOINT_POWER, n, k, y=np.exp(logs @ list(true.values())), samples=0)
+    assert {name: estimate.value for name, estimate in law.parameters.items()} == pytest.approx(true)
+    assert law_from_dict(law.to_dict()).form is JOINT_POWER
 
 
 def test_an_outlier_moves_a_fit_less_than_least_squares() -> None:

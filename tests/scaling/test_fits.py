@@ -170,6 +170,8 @@ def test_what_the_runs_cannot_tell_is_refused(what: str, rows: Sequence[dict], m
 def test_a_narrow_design_has_a_joint_law_of_undetermined_terms() -> None:
     (law,) = fit("joint", NARROW, FEW).laws.values()
     assert {"zeta", "eta"} <= law.law.undetermined.keys() and law.law.parameters["zeta"].value is None
+    assert law.plain is not None and law.plain.parameters.keys() == {"alpha", "beta_k", "beta_n", "gamma"}
+    assert law.plain.predict(law.points["n"], law.points["k"]).value == pytest.approx(law.points["y"], rel=0.02)
 
 
 @pytest.mark.parametrize("column", ["subject", "hookpoint", "architecture"])

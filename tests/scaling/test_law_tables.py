@@ -57,9 +57,10 @@ def test_every_parameter_of_every_law_is_in_its_place(what: str) -> None:
         runs = law.groups if what == "compute" else law.points
         rest = cells[len(symbols) :]
         if any(other.plain for other in fits.laws.values()):
-            plain, *rest = rest
-            wanted = fitted.plain and told_estimate(fitted.plain.parameters["exponent"])
-            assert plain == (wanted or Cell("–")) and bool(fitted.plain) == bool(law.undetermined)
+            names = list(WRITINGS[what].plain)
+            wanted = [told_estimate(fitted.plain.parameters[name]) if fitted.plain else Cell("–") for name in names]
+            assert list(rest[: len(names)]) == wanted and bool(fitted.plain) == bool(law.undetermined)
+            rest = rest[len(names) :]
         assert rest[0] == Cell(f"{runs:,}")
         assert rest[1] == Cell(told_percent(law.residual_scale))
         if (found := fitted.extrapolation) is not None:

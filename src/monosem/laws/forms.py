@@ -41,6 +41,10 @@ def _joint_terms(logs: Logarithms) -> Terms:
     return [np.stack([one, log_k, log_n, log_k * log_n], axis=1), np.stack([one, log_k], axis=1)]
 
 
+def _joint_first(logs: Logarithms) -> Terms:
+    return _joint_terms(logs)[:1]
+
+
 POWER = Form(
     name="power",
     variables=("x",),
@@ -79,7 +83,19 @@ JOINT = Form(
 )
 """L(n, k) = exp(α + β_k log k + β_n log n + γ log k log n) + exp(ζ + η log k)."""
 
-FORMS = {form.name: form for form in (POWER, IRREDUCIBLE, JOINT)}
+JOINT_POWER = Form(
+    name="joint power",
+    variables=("n", "k"),
+    terms=_joint_first,
+    parameters=(("alpha", "beta_k", "beta_n", "gamma"),),
+    named=lambda theta: theta,
+    fewest={"n": 3, "k": 3},
+    meanings=("the law",),
+    remedy="measure more, over a wider range of n and of k",
+)
+"""L(n, k) = exp(α + β_k log k + β_n log n + γ log k log n): the joint law where latents remove all."""
+
+FORMS = {form.name: form for form in (POWER, IRREDUCIBLE, JOINT, JOINT_POWER)}
 
 
 def law_from_dict(record: Any) -> Law:

@@ -8,7 +8,7 @@ from monosem.errors import UserError
 from monosem.laws.curves import envelope
 from monosem.laws.extrapolation import Extrapolation, extrapolate, judge
 from monosem.laws.fit import fit_law
-from monosem.laws.forms import IRREDUCIBLE, JOINT, POWER
+from monosem.laws.forms import IRREDUCIBLE, JOINT, JOINT_POWER, POWER
 from monosem.laws.frontier import fit_frontier
 from monosem.laws.law import Form, Law, UndeterminedError
 from monosem.laws.optimum import optimum
@@ -29,7 +29,7 @@ class FittedLaw(NamedTuple):
     sizes: Law | None = None
     """Of a frontier: its best number of latents against compute."""
     plain: Law | None = None
-    """Where an irreducible loss is not determined: the power law without one."""
+    """Where what nothing removes is not determined: the law without it."""
 
 
 class Fits(NamedTuple):
@@ -96,17 +96,25 @@ def fit_compute(rows: Sequence[Row], config: FitConfig) -> Fits:
         sizes = [curves[number].size for number in whole.best]
         of_one_k = [float(members[0]["k"])] * len(sizes)
         points = {"x": whole.compute.tolist(), "y": whole.loss.tolist(), "n": sizes, "k": of_one_k}
-        plain = _plain(law, points, [float(number) for number in whole.best], config)
+        plain = _plain(law, points, ("x",), [float(number) for number in whole.best], config)
         return FittedLaw(law, points, _beyond(curves, whole, config), _sizes(points, config), plain)
 
     return _each("compute", _by_k(rows), of_k, _without_curves(rows))
 
 
-def _plain(law: Law, points: Columns, group: Sequence[Hashable], config: FitConfig) -> Law | None:
-    """The power law to read where an irreducible loss is not determined."""
-    if law.form is not IRREDUCIBLE or not law.undetermined:
+# The forms without what nothing removes.
+_PLAIN = {IRREDUCIBLE.name: POWER, JOINT.name: JOINT_POWER}
+
+
+def _plain(
+    law: Law, points: Columns, variables: Sequence[str], group: Sequence[Hashable], config: FitConfig
+) -> Law | None:
+    """The law to read where what nothing removes is not determined."""
+    if law.form.name not in _PLAIN or not law.undetermined:
         return None
-    return fit_law(POWER, points["x"], y=points["y"], group=group, samples=config.samples, seed=config.seed)
+    columns = [points[name] for name in variables]
+    form = _PLAIN[law.form.name]
+    return fit_law(form, *columns, y=points["y"], group=group, samples=config.samples, seed=config.seed)
 
 
 def _sizes(points: Columns, config: FitConfig) -> Law | None:
@@ -239,7 +247,7 @@ def _fitted(
     group = list(zip(*columns, strict=True))
     drawing: dict[str, Any] = {"group": group, "samples": config.samples, "seed": config.seed}
     law = fit_law(form, *columns, y=points["y"], **drawing)
-    fitted = FittedLaw(law, points, plain=_plain(law, points, group, config))
+    fitted = FittedLaw(law, points, plain=_plain(law, points, variables, group, config))
     if along is None:
         return fitted
     try:

@@ -48,6 +48,8 @@ class Writing(NamedTuple):
     """Of the parameters, in the order of the table."""
     x: str = "n"
     """What laws of one variable call x."""
+    plain: Mapping[str, Label] = {}
+    """Of the parameters of the law without what nothing removes."""
 
 
 def _symbols(words: str = "", **symbols: str) -> dict[str, Label]:
@@ -58,14 +60,20 @@ def _symbols(words: str = "", **symbols: str) -> dict[str, Label]:
 
 
 _POWER = _symbols(exponent="p", factor="a")
+_WITHOUT_LOSS = _symbols("if L∞ is 0", exponent="−b")
 WRITINGS: dict[str, Writing] = {
     "learning-rate": Writing("r(n) = a n^p", _symbols("(paper: −½)", exponent="p", factor="a")),
-    "compute": Writing("L(C) = L_∞ + (C / C_1)^−b", _symbols(irreducible="L_∞", exponent="b", scale="C_1"), "C"),
+    "compute": Writing(
+        "L(C) = L_∞ + (C / C_1)^−b", _symbols(irreducible="L_∞", exponent="b", scale="C_1"), "C", _WITHOUT_LOSS
+    ),
     "tokens": Writing("T(n) = a n^p", _POWER),
-    "latents": Writing("L(n) = L_∞ + (n / n_1)^−b", _symbols(irreducible="L_∞", exponent="b", scale="n_1")),
+    "latents": Writing(
+        "L(n) = L_∞ + (n / n_1)^−b", _symbols(irreducible="L_∞", exponent="b", scale="n_1"), plain=_WITHOUT_LOSS
+    ),
     "joint": Writing(
         "L(n, k) = exp(α + β_k log k + β_n log n + γ log k log n) + exp(ζ + η log k)",
         _symbols(alpha="α", beta_k="β_k", beta_n="β_n", gamma="γ", zeta="ζ", eta="η"),
+        plain=_symbols("if exp(ζ) is 0", alpha="α", beta_k="β_k", beta_n="β_n", gamma="γ"),
     ),
     "subject": Writing("L_s(n) = a n^p", _POWER),
     "downstream": Writing("ΔCE = a MSE^p", _POWER, "MSE"),
@@ -76,7 +84,7 @@ def describe(fits: Fits) -> Description:
     """Every law's parameters, how many runs it is of, their scatter, and how the smaller n foretell the largest."""
     columns = dict(WRITINGS[fits.what].symbols)
     if any(fitted.plain for fitted in fits.laws.values()):
-        columns["plain"] = Label(("−b",), "if L∞ is 0")
+        columns |= {_PLAIN + name: label for name, label in WRITINGS[fits.what].plain.items()}
     columns |= {"count": Label(words=_counted(fits)), "scatter": Label(words="Scatter")}
     if any(fitted.extrapolation for fitted in fits.laws.values()):
         columns["held_out"] = Label(words="Held out")
@@ -91,15 +99,20 @@ def describe(fits: Fits) -> Description:
     return Description(title, WRITINGS[fits.what].equation, headings, rows, tuple(_notes(fits)))
 
 
+# In front of the names of parameters of the law without what nothing removes.
+_PLAIN = "plain "
+
+
 def _counted(fits: Fits) -> str:
     return "Sizes" if fits.what == "learning-rate" else "Runs"
 
 
 def _cells(what: str, fitted: FittedLaw) -> dict[str, Cell]:
     law = fitted.law
+    plain = {} if fitted.plain is None else fitted.plain.parameters
     return {
         **{name: told_estimate(estimate) for name, estimate in law.parameters.items()},
-        "plain": Cell("–") if fitted.plain is None else told_estimate(fitted.plain.parameters["exponent"]),
+        **{_PLAIN + name: told_estimate(plain[name]) if plain else Cell("–") for name in WRITINGS[what].plain},
         "count": Cell(f"{law.groups if what == 'compute' else law.points:,}"),
         "scatter": Cell(told_percent(law.residual_scale)),
         "held_out": Cell("–") if fitted.extrapolation is None else _held_out(fitted.extrapolation),
