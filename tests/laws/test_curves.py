@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from monosem.errors import UserError
-from monosem.laws.curves import Curve, convergence, envelope
+from monosem.laws.curves import Curve, convergence, crossings, envelope
 from monosem.laws.law import UndeterminedError
 
 
@@ -136,6 +136,27 @@ def test_a_smaller_run_that_ended_counts_where_it_could_not_have_caught_up(gain:
     smaller = Curve(1.0, ended, 0.5 * (ended / 1e4) ** np.log2(1 - gain))
     larger = Curve(3.0, falling, np.full(50, 2.0))
     assert (envelope([smaller, best, larger]).compute.max() > 1e5) == goes_on
+
+
+def test_sizes_cross_where_both_are_as_good() -> None:
+    sizes = [2.0**power for power in range(8, 14)]
+    curves: list[Curve] = []
+    for size in sizes:
+        for worse in (1.0, 1.02):  # two runs of a size: the better one counts
+            compute = size * np.geomspace(3, 3e4, 150)
+            curves.append(Curve(size, compute, worse * (0.05 + size**-0.3 + (compute / size) ** -0.5)))
+    found = crossings(curves)
+    assert [each.size for each in found] == pytest.approx([size * 2**0.5 for size in sizes[:-1]])
+    for each, size in zip(found, sizes[:-1], strict=True):
+        # n^−0.3 + (n / C)^0.5 is equal for n and 2 n where C^0.5 = n^0.8 (2^0.5 − 1) / (1 − 2^−0.3).
+        assert each.compute == pytest.approx((size**0.8 * (2**0.5 - 1) / (1 - 2**-0.3)) ** 2, rel=0.01)
+
+
+def test_what_was_never_better_or_never_measured_side_by_side_does_not_cross() -> None:
+    compute = np.geomspace(1e3, 1e6, 30)
+    better, worse = Curve(1.0, compute, compute**-0.3), Curve(2.0, compute, 1.1 * compute**-0.3)
+    later = Curve(4.0, 1e4 * compute, 0.5 * compute**-0.3)
+    assert crossings([better, worse, later]) == [] == crossings([better])
 
 
 def test_the_frontier_ends_where_the_best_size_is_at_the_edge() -> None:

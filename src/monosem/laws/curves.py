@@ -1,5 +1,6 @@
 """What is read from curves of training: where a run has converged, and the frontier of many runs."""
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -98,6 +99,40 @@ def envelope(curves: Sequence[Curve], *, per_decade: int = 10) -> Envelope:
             "train smaller and larger sizes, for longer."
         )
     return Envelope(np.exp(grid[kept]), np.exp(losses.min(axis=0)[kept]), best[kept].astype(np.int64))
+
+
+class Crossing(NamedTuple):
+    """Where one size of two neighbours takes over from the other."""
+
+    compute: float
+    size: float
+    """Their geometric mean: here both are as good."""
+
+
+def crossings(curves: Sequence[Curve]) -> list[Crossing]:
+    """For each size and the next, the last compute at which the larger one's least loss becomes the lower.
+
+    Where both have been measured, and between measurements linear in the logarithms; none where no such place was met.
+    """
+    of_size: dict[float, list[tuple[ndarray, ndarray]]] = {}
+    for curve in sorted(curves, key=lambda curve: curve.size):
+        of_size.setdefault(curve.size, []).append(_logarithms("compute", curve.compute, curve.loss))
+    found: list[Crossing] = []
+    for (smaller, before), (larger, after) in itertools.pairwise(of_size.items()):
+        at = np.unique(np.concatenate([log_compute for log_compute, _ in before + after]))
+        least = np.array([_least(logs, at) for logs in (before, after)])
+        are_both = np.isfinite(least).all(axis=0)
+        at, excess = at[are_both], least[0, are_both] - least[1, are_both]
+        ends = np.flatnonzero((excess[:-1] < 0) & (excess[1:] >= 0))
+        if len(ends):
+            where = np.interp(0.0, excess[ends[-1] : ends[-1] + 2], at[ends[-1] : ends[-1] + 2])
+            found.append(Crossing(float(np.exp(where)), (smaller * larger) ** 0.5))
+    return found
+
+
+def _least(logs: Sequence[tuple[ndarray, ndarray]], at: Float64[ndarray, " points"]) -> Float64[ndarray, " points"]:
+    """The least log loss of some curves; ∞ where none was measured."""
+    return np.min([np.interp(at, *log, left=np.inf, right=np.inf) for log in logs], axis=0)
 
 
 def _least_beyond(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from monosem.errors import UserError
-from monosem.laws.curves import envelope
+from monosem.laws.curves import Curve, crossings, envelope
 from monosem.laws.extrapolation import Extrapolation, extrapolate, judge
 from monosem.laws.fit import fit_law
 from monosem.laws.forms import IRREDUCIBLE, JOINT, JOINT_POWER, POWER
@@ -27,7 +27,7 @@ class FittedLaw(NamedTuple):
     extrapolation: Extrapolation | None = None
     """What the law fitted to all but the largest size says of that."""
     sizes: Law | None = None
-    """Of a frontier: its best number of latents against compute."""
+    """Of a frontier: the best number of latents against compute."""
     plain: Law | None = None
     """Where what nothing removes is not determined: the law without it."""
 
@@ -97,7 +97,7 @@ def fit_compute(rows: Sequence[Row], config: FitConfig) -> Fits:
         of_one_k = [float(members[0]["k"])] * len(sizes)
         points = {"x": whole.compute.tolist(), "y": whole.loss.tolist(), "n": sizes, "k": of_one_k}
         plain = _plain(law, points, ("x",), [float(number) for number in whole.best], config)
-        return FittedLaw(law, points, _beyond(curves, whole, config), _sizes(points, config), plain)
+        return FittedLaw(law, points, _beyond(curves, whole, config), _sizes(curves, config), plain)
 
     return _each("compute", _by_k(rows), of_k, _without_curves(rows))
 
@@ -117,10 +117,17 @@ def _plain(
     return fit_law(form, *columns, y=points["y"], group=group, samples=config.samples, seed=config.seed)
 
 
-def _sizes(points: Columns, config: FitConfig) -> Law | None:
-    """The best size along a frontier. Points of one size stand or fall together; of fewer than three sizes no law."""
+def _sizes(curves: Sequence[Curve], config: FitConfig) -> Law | None:
+    """The best size against compute: a power law through where each size takes over from the next smaller one."""
+    found = crossings(curves)
     try:
-        law = fit_law(POWER, points["x"], y=points["n"], group=points["n"], samples=config.samples, seed=config.seed)
+        law = fit_law(
+            POWER,
+            [each.compute for each in found],
+            y=[each.size for each in found],
+            samples=config.samples,
+            seed=config.seed,
+        )
     except UndeterminedError:
         return None
     return None if law.undetermined else law
