@@ -114,6 +114,13 @@ def test_all_laws_are_fitted_and_answer(results: Path, tmp_path: Path, capsys: p
     assert cost == pytest.approx(1e14, rel=0.01)
 
 
+def test_the_builtin_subjects_laws_answer_where_no_others_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["recommend", "--budget", "1e14", "--k", "16"]) == 0
+    printed, _ = capsys.readouterr()
+    assert "builtin · transformer.h.4 · topk, k 16, 1e+14 FLOPs" in printed
+    assert "monosem train --subject builtin" in printed
+
+
 _KINDS = ("json", "png", "svg", "md", "tex")
 
 
@@ -135,5 +142,6 @@ def test_what_the_commands_cannot_do_is_refused(
     assert "does not exist" in refused("fit", "joint", "nowhere")
     assert "three or more n_latents" in refused("fit", "learning-rate", str(results))
     assert "None of 12 runs is of k=(7,)" in refused("fit", "tokens", str(results), "--k", "7")
-    assert "--laws" in refused("recommend", "--budget", "1e15")
+    assert "k is missing; choose one of 2, 4, 8" in refused("recommend", "--budget", "1e15")
+    assert "are of subject=builtin, not gpt2" in refused("recommend", "--budget", "1e15", "--subject", "gpt2")
     assert "cannot be read" in refused("recommend", "--budget", "1e15", "--laws", str(tmp_path))
