@@ -3,9 +3,9 @@
     python -m benchmarks.viewer_index --run runs/quickstart
     OMP_NUM_THREADS=2 NUMBA_NUM_THREADS=2 python -m benchmarks.viewer_index --run build/evaluation/topk/topk-16384-32
 
-The run's index is made again. Loading the subject is in the time, and reading the text
-where it is in the token cache already; compiling the kernels is, where they are not on the disk. Seconds need an idle
-machine, CPU seconds say more on a busy one. The peak counts pages of the codes' files that lie in memory.
+The run's index is made again. Loading the subject is in the time, and reading the text where it is in the token cache
+already; compiling the kernels is, where they are not on the disk. Seconds need an idle machine, CPU seconds say more on
+a busy one. The peak counts pages of the codes' files that lie in memory.
 """
 
 import json
