@@ -8,7 +8,6 @@ scoring afterwards are not in the time. Tokens a latent depend on the autoencode
 compare on a busy machine too; latents a second and tokens a second need an idle one.
 """
 
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,10 +15,9 @@ from typing import Any, Literal
 
 import torch
 import tyro
-from rich.console import Console
 
 import monosem
-from benchmarks.record import append_row
+from benchmarks.record import show_row
 from monosem.evaluation.n2g import build
 from monosem.evaluation.n2g.examples import Firings, collect_examples, read_firings, text_of
 from monosem.evaluation.sample import Sample, take_sample
@@ -111,9 +109,7 @@ def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     with torch.no_grad():
         row = measure(options)
-    if options.record:
-        row = append_row(RESULTS, row, "cpu")
-    Console().print(json.dumps(row, indent=2), highlight=False)
+    show_row(row, RESULTS if options.record else None)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from monosem.files import append_line
+
+
+def show_row(row: dict[str, Any], record: Path | None) -> None:
+    """Print a row measured on the CPU as JSON, and add it to a file if there is one to add it to."""
+    Console().print(json.dumps(row if record is None else append_row(record, row, "cpu"), indent=2), highlight=False)
 
 
 def append_row(path: Path, row: dict[str, Any], device: str) -> dict[str, Any]:

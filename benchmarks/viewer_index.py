@@ -19,7 +19,7 @@ from typing import Any, Literal
 import tyro
 from rich.console import Console
 
-from benchmarks.record import append_row
+from benchmarks.record import show_row
 from monosem.viewer.index import IndexConfig, build_index
 from monosem.viewer.schema import open_index
 
@@ -73,9 +73,7 @@ def _peak_bytes() -> int:
 def main() -> None:
     options, console = tyro.cli(Options, description=__doc__), Console(stderr=True)
     row = measure(options, console)
-    if options.record:
-        row = append_row(RESULTS, row, "cpu")
-    Console().print(json.dumps(row, indent=2), highlight=False)
+    show_row(row, RESULTS if options.record else None)
 
 
 if __name__ == "__main__":

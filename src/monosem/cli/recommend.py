@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from monosem.cli.parsing import parse
 from monosem.cli.show import standard_output
 from monosem.laws.law import Estimate
-from monosem.scaling.recommend import BUILTIN_LAWS, Recommendation, recommend
+from monosem.scaling.recommend import Recommendation, recommend
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +34,7 @@ class Recommend:
 def main(arguments: list[str], console: "Console") -> None:
     """Parse, ask the laws, print."""
     command: Recommend = parse(Recommend, arguments, "recommend")
-    found = recommend(command.budget, command.laws or BUILTIN_LAWS, k=command.k, subject=command.subject)
+    found = recommend(command.budget, command.laws, k=command.k, subject=command.subject)
     _show(found)
 
 

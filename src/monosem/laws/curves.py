@@ -80,7 +80,7 @@ def envelope(curves: Sequence[Curve], *, per_decade: int = 10) -> Envelope:
     """
     logs = [_logarithms("compute", curve.compute, curve.loss) for curve in curves]
     grid = _grid(logs, per_decade)
-    losses = np.array([np.interp(grid, *log, left=np.inf, right=np.inf) for log in logs]).reshape(len(logs), len(grid))
+    losses = _log_losses(logs, grid)
     is_measured = np.isfinite(losses)
     sizes = np.array([curve.size for curve in curves])
     best = losses.argmin(axis=0) if len(logs) else np.zeros(0, dtype=np.int64)
@@ -120,7 +120,7 @@ def crossings(curves: Sequence[Curve]) -> list[Crossing]:
     found: list[Crossing] = []
     for (smaller, before), (larger, after) in itertools.pairwise(of_size.items()):
         at = np.unique(np.concatenate([log_compute for log_compute, _ in before + after]))
-        least = np.array([_least(logs, at) for logs in (before, after)])
+        least = np.array([_log_losses(logs, at).min(axis=0) for logs in (before, after)])
         are_both = np.isfinite(least).all(axis=0)
         at, excess = at[are_both], least[0, are_both] - least[1, are_both]
         ends = np.flatnonzero((excess[:-1] < 0) & (excess[1:] >= 0))
@@ -130,9 +130,11 @@ def crossings(curves: Sequence[Curve]) -> list[Crossing]:
     return found
 
 
-def _least(logs: Sequence[tuple[ndarray, ndarray]], at: Float64[ndarray, " points"]) -> Float64[ndarray, " points"]:
-    """The least log loss of some curves; ∞ where none was measured."""
-    return np.min([np.interp(at, *log, left=np.inf, right=np.inf) for log in logs], axis=0)
+def _log_losses(
+    logs: Sequence[tuple[ndarray, ndarray]], at: Float64[ndarray, " points"]
+) -> Float64[ndarray, "curves points"]:
+    """Curves' log losses at points of log compute; ∞ where none was measured."""
+    return np.array([np.interp(at, *log, left=np.inf, right=np.inf) for log in logs]).reshape(len(logs), len(at))
 
 
 def _least_beyond(

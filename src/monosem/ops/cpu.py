@@ -43,7 +43,9 @@ BLOCK_BYTES = 16 << 20
 def use_as_many_threads_as_torch() -> None:
     """Let the kernels follow torch.set_num_threads and OMP_NUM_THREADS."""
     most: int = numba.config.NUMBA_NUM_THREADS  # pyright: ignore (numba fills its configuration at import)
-    numba.set_num_threads(min(torch.get_num_threads(), most))
+    threads = torch.get_num_threads()
+    numba.set_num_threads(min(threads, most))
+    torch.set_num_threads(threads)  # numba's threads, when they start, set OpenMP's number for torch too
 
 
 def rounds_products() -> bool:

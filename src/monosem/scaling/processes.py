@@ -110,8 +110,15 @@ def _show(runs: Sequence[RunConfig], line: ProgressLine) -> None:
     shares = [trained_share(run) for run in runs]
     done = sum(share * total_work([run]) for share, run in zip(shares, runs, strict=True))
     finished = sum((run.out / ROW).exists() for run in runs)
-    in_training = sum(0 < share < 1 for share in shares)
-    line.update(int(done), [f"{finished} of {len(runs)} runs finished", f"{in_training} in training"])
+    going_on = {
+        "in training": sum(0 < share < 1 for share in shares),
+        "in evaluation": sum(share == 1 for share in shares) - finished,
+    }
+    # All is not done before all are evaluated.
+    line.update(
+        min(int(done), total_work(runs) - (finished < len(runs))),
+        [f"{finished} of {len(runs)} finished", *(f"{count} {where}" for where, count in going_on.items() if count)],
+    )
 
 
 def trained_share(run: RunConfig) -> float:

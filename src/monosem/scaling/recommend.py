@@ -36,12 +36,13 @@ class Recommendation(NamedTuple):
 
 
 def recommend(
-    budget: float, laws: Path = BUILTIN_LAWS, *, k: float | None = None, subject: str | None = None
+    budget: float, laws: Path | None = None, *, k: float | None = None, subject: str | None = None
 ) -> Recommendation:
     """Answer from the laws in a directory: compute, and if they are there learning-rate, tokens and downstream.
 
     Args:
         budget: FLOPs of training the autoencoder, dense-equivalent (docs/budget.md).
+        laws: by default those of the builtin subject.
         k: latents a token; by default the one that there is a law for.
         subject: refuse laws of another subject model.
 
@@ -50,6 +51,7 @@ def recommend(
     """
     if not 0 < budget < float("inf"):
         raise UserError(f"budget={budget} is not positive; give FLOPs, such as 1e15.")
+    laws = laws or BUILTIN_LAWS
     compute = load_fits(laws / "compute.json")
     if subject is not None and subject != compute.runs["subject"]:
         raise UserError(
