@@ -8,8 +8,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from monosem.laws.curves import Curve
 from monosem.laws.fit import fit_law
 from monosem.laws.forms import IRREDUCIBLE, JOINT, POWER
+from monosem.laws.frontier import fit_frontier
 from monosem.laws.law import Form, Law
 
 Runs = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -86,6 +88,36 @@ def test_intervals_cover_where_seeds_share_their_settings_error(trials: int, lea
         counts += covered(noisy_fit(POWER, x, y, 0.02, trial, x.tolist()), true)
     print("clustered", counts)
     assert counts.min() >= least, dict(zip(true, counts, strict=True))
+
+
+def noisy_curves(sizes: int, irreducible: float, noise: float, trial: int) -> list[Curve]:
+    """Of L = L∞ + n^−0.4 + 40 (n / C)^0.4: along their frontier L − L∞ falls like C^−0.2. Runs err as a whole."""
+    generator = np.random.default_rng([4, trial])
+    curves: list[Curve] = []
+    for size in 256 * 2.0 ** np.arange(sizes):
+        compute = np.geomspace(10, 2e7 * (size / 256) ** 0.8, 60) * size
+        loss = irreducible + size**-0.4 + 40 * (size / compute) ** 0.4
+        curves.append(Curve(float(size), compute, loss * np.exp(noise * generator.standard_normal())))
+    return curves
+
+
+@pytest.mark.parametrize(("trials", "least"), TRIALS)
+@pytest.mark.parametrize("noise", [0.005, 0.01])
+def test_intervals_of_a_frontier_of_six_runs_cover(noise: float, trials: int, least: int) -> None:
+    laws = [fit_frontier(noisy_curves(6, 0.0, noise, trial), POWER, seed=trial) for trial in range(trials)]
+    count = sum(covered(law, {"exponent": -0.2})[0] for law in laws)
+    print("frontier", noise, count)
+    assert {law.groups for law in laws} <= {3, 4} and count >= least
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sizes", "noise"), [(9, 0.005), (11, 0.01)])
+def test_intervals_of_a_frontier_with_irreducible_loss_cover(sizes: int, noise: float) -> None:
+    true = {"exponent": 0.2, "irreducible": 0.03}
+    laws = [fit_frontier(noisy_curves(sizes, 0.03, noise, trial), seed=trial) for trial in range(100)]
+    determined = [covered(law, true) for law in laws if not law.undetermined]
+    print("frontier", sizes, noise, len(determined), np.mean(determined, axis=0))
+    assert len(determined) >= 80 and np.mean(determined, axis=0).min() >= 0.9
 
 
 @pytest.mark.parametrize(("trials", "least"), TRIALS)

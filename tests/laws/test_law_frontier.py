@@ -1,13 +1,13 @@
-"""The law of the frontier: its value, and intervals from runs drawn again."""
+"""The law of the frontier: its value, and intervals of runs and not of points."""
 
 import numpy as np
 import pytest
 
 from monosem.laws.curves import Curve, envelope
 from monosem.laws.fit import fit_law
-from monosem.laws.forms import IRREDUCIBLE
+from monosem.laws.forms import IRREDUCIBLE, POWER
 from monosem.laws.frontier import fit_frontier
-from monosem.laws.law import UndeterminedError
+from monosem.laws.law import Law, UndeterminedError
 
 
 def runs(noise: float = 0.0, seed: int = 0, sizes: int = 17, irreducible: float = 0.03) -> list[Curve]:
@@ -25,7 +25,7 @@ def test_the_frontier_has_the_exponent_of_its_curves() -> None:
     law = fit_frontier(runs(), samples=0)
     assert law.parameters["exponent"].value == pytest.approx(0.2, abs=0.01)
     assert law.parameters["irreducible"].value == pytest.approx(0.03, abs=0.003)
-    assert law.groups == 17
+    assert law.groups == len(set(envelope(runs()).best)) == 10
 
 
 def test_the_law_is_that_of_the_envelopes_points() -> None:
@@ -36,20 +36,25 @@ def test_the_law_is_that_of_the_envelopes_points() -> None:
     assert whole.points == of_points.points
 
 
-def test_the_interval_is_of_runs_and_not_of_points() -> None:
+def test_points_of_one_run_stand_together() -> None:
     curves = runs(noise=0.02)
     points = envelope(curves)
-    whole, of_points = fit_frontier(curves, samples=100), fit_law(IRREDUCIBLE, points.compute, y=points.loss)
-    widths: list[float] = []
-    for law in (whole, of_points):
-        found = law.parameters["exponent"]
-        assert found.low is not None and found.high is not None
-        widths.append(found.high - found.low)
-    assert widths[0] > widths[1]
-    again = fit_frontier(curves, samples=100)
-    np.testing.assert_array_equal(whole.samples, again.samples)
+    whole = fit_frontier(curves, POWER, samples=100)
+    together = fit_law(POWER, points.compute, y=points.loss, group=points.best.tolist(), samples=100)
+    np.testing.assert_array_equal(whole.samples, together.samples)
+    assert whole.groups == len(set(points.best)) < whole.points
+    apart = fit_law(POWER, points.compute, y=points.loss, samples=100)
+    assert width(whole) > width(apart)
+
+
+def width(law: Law) -> float:
+    found = law.parameters["exponent"]
+    assert found.low is not None and found.high is not None
+    return found.high - found.low
 
 
 def test_too_few_runs_have_no_law_of_compute() -> None:
-    with pytest.raises(UndeterminedError, match=r"has \d+ points of 1 runs, and a law needs 4"):
+    with pytest.raises(UndeterminedError, match=r"has \d+ points of 1 runs, and the irreducible law needs 4"):
         fit_frontier(runs(sizes=3))
+    with pytest.raises(UndeterminedError, match=r"has \d+ points of 2 runs, and the power law needs 3"):
+        fit_frontier(runs(sizes=4), POWER)

@@ -125,6 +125,17 @@ def test_the_frontier_is_below_every_curve_and_is_foretold() -> None:
     assert law.points["n"] == sorted(law.points["n"]) or len(set(law.points["n"])) > 1
 
 
+def test_shorter_runs_are_not_in_the_frontier_and_are_named() -> None:
+    long = [row(n) for n in SIZES]
+    short = [{**row(n, seed=1), "name": f"short-{n}", "tokens": long[0]["tokens"] // 2} for n in SIZES[::2]]
+    for each in short:  # better than the long runs all along
+        each["curve_normalized_mse"] = [0.8 * loss for loss in each["curve_normalized_mse"]]
+    alone, together = (fit("compute", rows, FitConfig(samples=20, gain=GAIN)) for rows in (long, long + short))
+    assert together.laws["k = 8"].points == alone.laws["k = 8"].points
+    assert set(together.left_out) == {each["name"] for each in short}
+    assert together.left_out["short-256"].startswith("there are longer runs of its size, of ")
+
+
 def test_each_subject_has_a_law_of_its_own() -> None:
     def of(subject: str, parameters: int, factor: float) -> list[dict]:
         return [

@@ -120,7 +120,7 @@ def test_compute_shows_every_runs_curve_and_the_frontier_in_a_panel_for_each_k()
         held_out = fitted.extrapolation
         assert held_out is not None and drawn(axes, "s")[:, 1].tolist() == held_out.measured.tolist()
         (law,) = lines(axes, label="L(C), 95%")
-        assert law.get_ydata() == pytest.approx(fitted.law.predict(law.get_xdata()).value)
+        assert law.get_ydata() == pytest.approx(fitted.determined.predict(law.get_xdata()).value)
         (smaller,) = lines(axes, label="law of smaller n")
         assert smaller.get_ydata() == pytest.approx(held_out.law.predict(smaller.get_xdata()).value)
         low, high = axes.get_ylim()
@@ -171,7 +171,7 @@ def test_laws_of_n_show_all_points_all_laws_and_what_is_foretold_of_the_largest(
     assert sorted(points[:, 1]) == sorted(y for fitted in laws for y in fitted.points["y"])
     curves = [line for line in lines(axes, linestyle="-") if len(line.get_xdata()) == 100]
     for line, fitted in zip(curves, laws, strict=True):
-        assert line.get_ydata() == pytest.approx(fitted.law.predict(line.get_xdata()).value)
+        assert line.get_ydata() == pytest.approx(fitted.determined.predict(line.get_xdata()).value)
     foretold = drawn(axes, "D")
     values = [fitted.extrapolation.predicted.value[0] for fitted in laws if fitted.extrapolation]
     assert foretold[:, 1].tolist() == values and len(values) == len(laws)
@@ -196,7 +196,7 @@ def test_isolines_run_where_the_law_has_their_value() -> None:
     assert len(contours.levels) >= 3
     for level, segments in zip(contours.levels, contours.allsegs, strict=True):
         for n, k in np.concatenate(segments)[::10]:
-            assert fitted.law.predict([n], [k]).value[0] == pytest.approx(level, rel=2e-3)
+            assert fitted.determined.predict([n], [k]).value[0] == pytest.approx(level, rel=2e-3)
     settings = set(zip(fitted.points["n"], fitted.points["k"], strict=True))
     assert {tuple(point) for point in drawn(right, "o")} == settings and len(settings) == 36
     assert sorted(drawn(left, "o")[:, 1]) == sorted(fitted.points["y"])

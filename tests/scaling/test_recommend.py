@@ -90,9 +90,9 @@ def test_laws_come_back_as_they_were_stored(laws: Path) -> None:
         "batch_size": BATCH,
     }
     back = stored.laws["k = 8"]
-    assert back.points == fitted.points and back.law.parameters == fitted.law.parameters
+    assert back.points == fitted.points and back.law.parameters == fitted.determined.parameters
     at = np.geomspace(1e11, 1e15, 5)
-    assert all(np.array_equal(*pair) for pair in zip(back.law.predict(at), fitted.law.predict(at), strict=True))
+    assert all(np.array_equal(*pair) for pair in zip(back.law.predict(at), fitted.determined.predict(at), strict=True))
     assert back.sizes is not None and fitted.sizes is not None
     assert np.array_equal(back.sizes.predict(at).value, fitted.sizes.predict(at).value)
 

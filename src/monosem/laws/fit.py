@@ -8,7 +8,7 @@ from numpy import ndarray
 
 from monosem.errors import UserError
 from monosem.laws.determination import undetermined_parameters
-from monosem.laws.fitting import Fit, Terms, robust_fit
+from monosem.laws.fitting import Terms, robust_fit
 from monosem.laws.law import Form, Law, Numbers, UndeterminedError, logarithms, refuse_unless_positive
 from monosem.laws.sampling import sample_coefficients
 
@@ -53,26 +53,14 @@ def fit_law(
         raise UserError(f"y does not fall with {form.variables[0]}, and this law must; fit a power law instead.")
     fit = robust_fit(terms, np.log(measured), starts(form, terms, np.log(measured)))
     drawn = sample_coefficients(terms, fit, groups, samples=samples, seed=seed)
-    return fitted_law(form, logs, fit, drawn, groups=int(groups.max()) + 1)
-
-
-def fitted_law(
-    form: Form,
-    logs: Float64[ndarray, "points variables"],
-    fit: Fit,
-    drawn: Float64[ndarray, "samples coefficients"],
-    *,
-    groups: int,
-) -> Law:
-    """The law of a fit and of its bootstrap samples; of none there is nothing to say of what is not determined."""
     return Law(
         form=form,
         best=fit.coefficients,
-        samples=rounded(drawn),
+        samples=_rounded(drawn),
         residual_scale=fit.scale,
         points=len(logs),
-        groups=groups,
-        undetermined=undetermined_parameters(form, logs, form.terms(logs), fit, drawn) if len(drawn) else {},
+        groups=int(groups.max()) + 1,
+        undetermined=undetermined_parameters(form, logs, terms, fit, drawn) if len(drawn) else {},
     )
 
 
@@ -115,6 +103,6 @@ def _numbered(group: Sequence[Hashable]) -> Int64[ndarray, " points"]:
     return np.array([numbers[name] for name in group], dtype=np.int64)
 
 
-def rounded(samples: Float64[ndarray, "samples coefficients"]) -> Float64[ndarray, "samples coefficients"]:
+def _rounded(samples: Float64[ndarray, "samples coefficients"]) -> Float64[ndarray, "samples coefficients"]:
     """What a law predicts now is what it predicts when it has been stored and read."""
     return np.array([float(f"{value:.{DIGITS}g}") for value in samples.flat]).reshape(samples.shape)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from monosem.evaluation.figures import RED
+from monosem.laws.forms import IRREDUCIBLE
 from monosem.scaling.fits import KINDS, Fits, FittedLaw
 from monosem.scaling.law_axes import (
     HEIGHT,
@@ -34,7 +35,8 @@ def compute_figure(fits: Fits, rows: Sequence[Row]) -> Any:
     figure = new_figure(WIDTH if columns == 1 else WIDE, HEIGHT if columns == 1 else 0.7 + 2.1 * lines)
     grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     panels, empty = list(grid.flat[: len(fits.laws)]), grid.flat[len(fits.laws) :]
-    colors = ramp([row["n_latents"] for row in rows if row["curve_tokens"]])
+    rows = [row for row in rows if row["name"] not in fits.left_out]
+    colors = ramp([row["n_latents"] for row in rows])
     for axes, (setting, fitted) in zip(panels, fits.laws.items(), strict=True):
         _draw_runs(axes, rows_of(rows, fitted.points), colors)
         _draw_frontier(axes, fitted, 5 / columns**0.5)
@@ -64,11 +66,11 @@ def _draw_runs(axes: Any, runs: Sequence[Row], colors: dict[float | int, str]) -
 
 def _draw_frontier(axes: Any, fitted: FittedLaw, size: float) -> None:
     """The envelope's points, their law, and that of all but the largest n with the points beyond its reach."""
-    points, law, beyond = fitted.points, fitted.law, fitted.extrapolation
+    points, law, beyond = fitted.points, fitted.determined, fitted.extrapolation
     x = np.geomspace(min(points["x"]), 2 * max(points["x"]), 100)
     axes.plot(points["x"], points["y"], ".", color=INK, markersize=size, label="frontier", zorder=4)
     draw_law(axes, law, x, INK, label="L(C), 95%")
-    irreducible = law.parameters["irreducible"].value
+    irreducible = law.parameters["irreducible"].value if law.form is IRREDUCIBLE else None
     if irreducible is not None:
         axes.axhline(irreducible, color=PALE, linewidth=1, linestyle=(0, (1, 1.5)), label="irreducible", zorder=2)
     if beyond is not None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from monosem.errors import UserError
-from monosem.laws.curves import Curve, crossings, envelope
+from monosem.laws.curves import Curve, Envelope, crossings, envelope
 from monosem.laws.extrapolation import Extrapolation, extrapolate, judge
 from monosem.laws.fit import fit_law
 from monosem.laws.forms import IRREDUCIBLE, JOINT, JOINT_POWER, POWER
@@ -30,6 +30,11 @@ class FittedLaw(NamedTuple):
     """Of a frontier: the best number of latents against compute."""
     plain: Law | None = None
     """Where what nothing removes is not determined: the law without it."""
+
+    @property
+    def determined(self) -> Law:
+        """The law to read numbers from."""
+        return self.plain or self.law
 
 
 class Fits(NamedTuple):
@@ -86,20 +91,37 @@ def _is_swept(rows: Sequence[Row]) -> bool:
 
 
 def fit_compute(rows: Sequence[Row], config: FitConfig) -> Fits:
-    """L(C): the lower envelope of all runs' curves of held-out loss against training compute."""
+    """L(C): the lower envelope of runs' curves of held-out loss against training compute.
+
+    Of each size and k only the longest runs': when its learning rate has come to its end, a run is better than a longer
+    one at the same compute, and so would be a size that has shorter runs too.
+    """
     require_one(rows, "subject", "hookpoint", "architecture")
+    longest = {key: max(row["tokens"] for row in members) for key, members in by(rows, _size_and_k).items()}
+    shorter = {
+        row["name"]: f"there are longer runs of its size, of {longest[_size_and_k(row)]:,} tokens"
+        for row in rows
+        if row["tokens"] < longest[_size_and_k(row)]
+    }
 
     def of_k(members: Sequence[Row]) -> FittedLaw:
-        curves = [curve for row in members if (curve := curve_of(row)) is not None]
-        law = fit_frontier(curves, samples=min(config.samples, 200), seed=config.seed)
+        kept = [row for row in members if row["name"] not in shorter]
+        curves = [curve for row in kept if (curve := curve_of(row)) is not None]
+        drawing: dict[str, Any] = {"samples": config.samples, "seed": config.seed}
+        law = fit_frontier(curves, **drawing)
+        plain = fit_frontier(curves, POWER, **drawing) if law.undetermined else None
         whole = envelope(curves)
         sizes = [curves[number].size for number in whole.best]
         of_one_k = [float(members[0]["k"])] * len(sizes)
         points = {"x": whole.compute.tolist(), "y": whole.loss.tolist(), "n": sizes, "k": of_one_k}
-        plain = _plain(law, points, ("x",), [float(number) for number in whole.best], config)
-        return FittedLaw(law, points, _beyond(curves, whole, config), _sizes(curves, config), plain)
+        beyond = _beyond(curves, whole, (plain or law).form, drawing)
+        return FittedLaw(law, points, beyond, _sizes(curves, config), plain)
 
-    return _each("compute", _by_k(rows), of_k, _without_curves(rows))
+    return _each("compute", _by_k(rows), of_k, {**_without_curves(rows), **shorter})
+
+
+def _size_and_k(row: Row) -> tuple[int, float]:
+    return row["n_latents"], row["k"]
 
 
 # The forms without what nothing removes.
@@ -133,12 +155,12 @@ def _sizes(curves: Sequence[Curve], config: FitConfig) -> Law | None:
     return None if law.undetermined else law
 
 
-def _beyond(curves: Sequence[Any], whole: Any, config: FitConfig) -> Extrapolation | None:
+def _beyond(curves: Sequence[Curve], whole: Envelope, form: Form, drawing: Mapping[str, Any]) -> Extrapolation | None:
     """The frontier of all sizes but the largest, and what it says of the whole one's further end."""
     largest = max(curve.size for curve in curves)
     smaller = [curve for curve in curves if curve.size < largest]
     try:
-        law, reach = fit_frontier(smaller, samples=min(config.samples, 200), seed=config.seed), envelope(smaller)
+        law, reach = fit_frontier(smaller, form, **drawing), envelope(smaller)
     except UndeterminedError:
         return None
     is_beyond = whole.compute > reach.compute.max()

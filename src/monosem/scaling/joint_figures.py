@@ -32,7 +32,7 @@ def joint_figure(fits: Fits, rows: Sequence[Row]) -> Any:
     figure = new_figure(WIDE)
     left, right = figure.subplots(1, 2)
     (fitted,) = fits.laws.values()
-    points, law = fitted.points, fitted.law
+    points, law = fitted.points, fitted.determined
     colors, ends = ramp(points["k"]), list[EndLabel]()
     x = np.geomspace(min(points["n"]), max(points["n"]), 100)
     for k, color in colors.items():
@@ -55,7 +55,7 @@ def joint_figure(fits: Fits, rows: Sequence[Row]) -> Any:
 
 def _draw_isolines(figure: Any, axes: Any, fitted: FittedLaw) -> None:
     n, k = (np.geomspace(min(fitted.points[name]), max(fitted.points[name]), 80) for name in ("n", "k"))
-    value = fitted.law.predict(np.tile(n, len(k)), np.repeat(k, len(n))).value.reshape(len(k), len(n))
+    value = fitted.determined.predict(np.tile(n, len(k)), np.repeat(k, len(n))).value.reshape(len(k), len(n))
     dot: dict[str, Any] = {"markersize": 2.5, "markeredgewidth": 0, "clip_on": False, "zorder": 1}
     axes.plot(fitted.points["n"], fitted.points["k"], "o", color=PALE, **dot)
     axes.set(xlim=(n[0], n[-1]), ylim=(k[0], k[-1]))

@@ -80,7 +80,8 @@ def _by_size(fits: Fits, rows: Sequence[Row]) -> Any:
     _explain(axes, any(fitted.extrapolation for fitted in laws))
     legend_above(figure, [axes])
     edge = axes.get_xlim()[1]
-    ends = {name: float(fitted.law.predict([max(fitted.points["x"])]).value[0]) for name, fitted in fits.laws.items()}
+    largest = {name: [max(fitted.points["x"])] for name, fitted in fits.laws.items()}
+    ends = {name: float(fits.laws[name].determined.predict(n).value[0]) for name, n in largest.items()}
     label_ends(
         figure,
         axes,
@@ -91,7 +92,7 @@ def _by_size(fits: Fits, rows: Sequence[Row]) -> Any:
 
 def _draw_sizes(axes: Any, fitted: FittedLaw, sizes: Sequence[float], color: str) -> None:
     n = fitted.points["x"]
-    draw_law(axes, fitted.law, np.geomspace(min(n), max(n), 100), color)
+    draw_law(axes, fitted.determined, np.geomspace(min(n), max(n), 100), color)
     axes.plot(side_by_side(n, max(sizes) / min(sizes)), fitted.points["y"], color=color, zorder=4, **_DOT)
     if fitted.extrapolation is not None:
         draw_foretold(axes, fitted.extrapolation, sizes, color)

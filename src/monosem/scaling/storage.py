@@ -22,6 +22,7 @@ class StoredLaw(NamedTuple):
     """A law as it was stored."""
 
     law: Law
+    """``FittedLaw.determined``."""
     points: Mapping[str, Sequence[float]]
     sizes: Law | None
 
@@ -85,7 +86,9 @@ def load_fits(path: Path) -> StoredFits:
         if record["format_version"] != FORMAT_VERSION:
             raise UserError(f"{path} has format {record['format_version']}, not {FORMAT_VERSION}; {remedy}")
         laws = {
-            name: StoredLaw(_law(each["law"]), dict(each["points"]), each["sizes"] and _law(each["sizes"]))
+            name: StoredLaw(
+                _law(each["plain"] or each["law"]), dict(each["points"]), each["sizes"] and _law(each["sizes"])
+            )
             for name, each in record["laws"].items()
         }
         return StoredFits(laws, dict(record["runs"]))
