@@ -123,6 +123,7 @@ def test_steering_shows_what_steered_says(browser: Browser, viewed: Viewed) -> N
         page.route("**/api/steer", lambda route: _pass_on(route, answers))
         page.get_by_role("button", name="Steer", exact=True).click()
         page.get_by_role("heading", name="Continuations").wait_for()
+        page.unroute_all(behavior="wait")
         told = answers[-1].json()
         assert [each["token"] for each in told["next"]] == [each.token for each in expected.next]
         assert [each["after"] for each in told["next"]] == pytest.approx(
