@@ -18,6 +18,7 @@ AWKWARD = "a_b & 50% #1 {x} ~^\\ $5 *b* |c| <d> [e]"
 GREEK = {"alpha", "beta", "gamma", "zeta", "eta", "Delta"}
 COMMANDS = GREEK | {
     *("infty", "times", "tfrac", "exp", "log", "mathrm", "scriptsize", "begin", "end", "centering", "caption"),
+    *("small", "setlength", "tabcolsep", "medskip"),
     *("toprule", "midrule", "bottomrule", "ldots", "textbackslash", "textasciitilde", "textasciicircum"),
 }
 
@@ -80,7 +81,9 @@ def test_a_terminal_of_80_columns_shows_all_words(what: str, size: str) -> None:
     for label, cells in description.rows:
         for word in [word for cell in cells for part in cell for word in part.split()]:
             assert any(word in line for line in lines), (label, word)
-    assert all(squeezed(note.words) in squeezed(text) for note in description.notes if not note.symbols)
+    assert all(
+        squeezed(note.words) in squeezed(text) for note in (description.legend, *description.notes) if not note.symbols
+    )
 
 
 @pytest.mark.parametrize("what", WHATS)
@@ -109,6 +112,9 @@ def test_latex_needs_nothing_but_booktabs_and_amsmath(what: str) -> None:
         left_out={f"{AWKWARD} …": "not “so” – ½ × α"}, refused={"β": AWKWARD}
     )
     latex = law_latex(fits)
+    *comments, _ = latex.partition("\\begin{table}")[0].split("\n")
+    assert [line[:2] for line in comments] == ["% "] * len(describe(fits).notes)
+    latex = re.sub("(?m)^% ", "", latex)
     assert latex.isascii(), set(re.findall(r"[^\x00-\x7f]", latex))
     assert set(re.findall(r"\\([A-Za-z]+)", latex)) <= COMMANDS
     bare = re.sub(r"\\[\\#$%&_{}]", "", latex)
@@ -156,7 +162,7 @@ def test_what_is_not_determined_is_said_with_its_reason_and_its_symbols() -> Non
     reason = "exponent and scale are not determined: what falls with x is 0.{} at x = 8.1e+03; measure more."
     numbers = iter(range(9))
     unknown = with_laws(fits, undetermined=lambda _: dict.fromkeys(("exponent", "scale"), reason.format(next(numbers))))
-    note = describe(unknown).notes[1]
+    note = describe(unknown).notes[0]
     assert note.symbols == ("b", "n_1")
     assert note.words == (
         "not determined for k = 8, k = 16 and k = 32: (the first) what falls with n is 0.0 at n = 8.1 × 10³; "
@@ -173,7 +179,7 @@ def test_refused_and_left_out_are_counted_and_the_first_are_named() -> None:
     left_out |= {"bare": "no held-out curve was recorded"}
     refused = {"k = 2": "A power law needs 3 different values of x, not 2; measure more."}
     notes = [note.words for note in describe(fits._replace(left_out=left_out, refused=refused)).notes]
-    assert notes[1:] == [
+    assert notes == [
         "No law of k = 2: A power law needs 3 different values of n, not 2; measure more.",
         "Left out, 7: run-1, run-2, run-3 and 4 more: (the first) not converged after 1,000 tokens",
         "Left out, 1: bare: no held-out curve was recorded",

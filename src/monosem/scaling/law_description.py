@@ -37,7 +37,10 @@ class Description(NamedTuple):
     headings: tuple[Label, ...]
     rows: tuple[tuple[Label, tuple[Cell, ...]], ...]
     """A row's label, and its cells below all headings but the first."""
+    legend: Label
+    """How to read it."""
     notes: tuple[Label, ...]
+    """What is not in it, and why."""
 
 
 class Writing(NamedTuple):
@@ -96,7 +99,7 @@ def describe(fits: Fits) -> Description:
         ((setting, cells),) = rows
         headings, rows = (Label(), setting), tuple((label, (cell,)) for label, cell in zip(labels, cells, strict=True))
     title = KINDS[fits.what].title.partition(",")[0]
-    return Description(title, WRITINGS[fits.what].equation, headings, rows, tuple(_notes(fits)))
+    return Description(title, WRITINGS[fits.what].equation, headings, rows, _legend(fits), tuple(_notes(fits)))
 
 
 # In front of the names of parameters of the law without what nothing removes.
@@ -126,7 +129,7 @@ def _held_out(found: Extrapolation) -> Cell:
     return Cell(told_percent(float(greatest), signed=True), inside)
 
 
-def _notes(fits: Fits) -> list[Label]:
+def _legend(fits: Fits) -> Label:
     told = "Scatter: the robust standard deviation of what was measured about the law."
     if any(len(fitted.law.samples) for fitted in fits.laws.values()):
         told = f"In brackets: 95% intervals. {told}"
@@ -137,12 +140,16 @@ def _notes(fits: Fits) -> list[Label]:
         )
     if any(fitted.law.undetermined for fitted in fits.laws.values()):
         told += f" {NOT_DETERMINED_CELL}: not determined by these runs."
+    return Label(words=told)
+
+
+def _notes(fits: Fits) -> list[Label]:
     x = WRITINGS[fits.what].x
     refused = [Label(words=f"No law of {names}: {_written(why, x)}") for names, _, why in _grouped(fits.refused)]
     left_out = [
         Label(words=f"Left out, {count:,}: {names}: {reason}") for names, count, reason in _grouped(fits.left_out)
     ]
-    return [Label(words=told), *_undetermined(fits), *refused, *left_out]
+    return [*_undetermined(fits), *refused, *left_out]
 
 
 def _undetermined(fits: Fits) -> list[Label]:

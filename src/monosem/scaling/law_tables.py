@@ -50,7 +50,7 @@ def law_table(fits: Fits) -> "Table":
     description = describe(fits)
     table = Table(
         title=Text.assemble((description.title, "bold"), f"\n{_plain_maths(description.equation)}"),
-        caption=Text("\n".join(map(_plain, description.notes))),
+        caption=Text("\n".join(map(_plain, (description.legend, *description.notes)))),
         box=box.SIMPLE_HEAD,
         min_width=_COLUMNS - 2,
         padding=(0, 1, 0, 0),
@@ -94,7 +94,8 @@ def law_markdown(fits: Fits) -> str:
     ]
     for label, cells in description.rows:
         lines.append(_row([_marked(_plain(label)), *(_marked(" ".join(filter(None, cell))) for cell in cells)]))
-    return "\n".join([*lines, "", *(f"- {_marked(_plain(note))}" for note in description.notes), ""])
+    notes = [f"- {_marked(_plain(note))}" for note in (description.legend, *description.notes)]
+    return "\n".join([*lines, "", *notes, ""])
 
 
 def _row(cells: list[str]) -> str:
@@ -107,15 +108,19 @@ def _marked(text: str) -> str:
 
 
 def law_latex(fits: Fits) -> str:
-    """A floating table in booktabs' style; it needs the packages booktabs and amsmath, and nothing else."""
+    """A floating table in booktabs' style; it needs the packages booktabs and amsmath, and nothing else.
+
+    What is not in the table stands in comments, for whoever sets it.
+    """
     description = describe(fits)
-    notes = " ".join(map(_latex_label, description.notes))
-    caption = f"{_latex_text(description.title)}: ${_latex_maths(description.equation)}$. {notes}"
+    title, legend = _latex_text(description.title), _latex_label(description.legend)
     rows = [[_latex_label(label), *map(_latex_cell, cells)] for label, cells in description.rows]
     lines = [
+        *(f"% {_latex_label(note)}" for note in description.notes),
         r"\begin{table}[htbp]",
-        r"\centering",
-        rf"\caption{{{caption}}}",
+        r"\centering\small\setlength{\tabcolsep}{4pt}",
+        rf"\caption{{{title}: ${_latex_maths(description.equation)}$. {legend}}}",
+        r"\medskip",
         rf"\begin{{tabular}}{{{'l' * len(description.headings)}}}",
         r"\toprule",
         _latex_row([_latex_label(label) for label in description.headings]),
@@ -166,4 +171,5 @@ def _braced(text: str, form: str) -> str:
 
 def _latex_text(text: str) -> str:
     escaped = _braced("".join(_ESCAPES.get(sign, sign) for sign in text), "$^{{{}}}$")
-    return re.sub(r"(?<!\\)\$\$", "", escaped)  # one formula of neighbours
+    of_neighbours_one_formula = re.sub(r"(?<!\\)\$\$", "", escaped)
+    return of_neighbours_one_formula.replace(r"L$\infty$", r"$L_{\infty}$")
