@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from monosem.ops import cpu, reference
+from monosem.ops import compiled, cpu, reference
 from monosem.ops.reference import (
     AdamStep,
     Chosen,
@@ -487,15 +487,14 @@ def one_of_everything() -> list[Tensor]:
 def test_every_bit_is_the_same_for_any_number_of_threads(one_thread: None) -> None:
     alone = one_of_everything()
     torch.set_num_threads(2)
-    cpu.use_as_many_threads_as_torch()
+    compiled.use_as_many_threads_as_torch()
     together = one_of_everything()
     assert len(alone) == len(together) > 15
     assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
 def test_the_kernels_threads_leave_torch_its_own() -> None:
-    program = "import torch; torch.set_num_threads(1); from monosem.ops.sparse import fused_kernels; "
-    program += "import numba, numpy; fused_kernels(torch.zeros(1)); "
+    program = "import torch; torch.set_num_threads(1); import numba, numpy, monosem.ops.compiled; "
     program += "numba.njit(lambda x: numpy.exp(x).sum(), parallel=True)(numpy.zeros(9)); "
     program += "print(torch.get_num_threads(), numba.get_num_threads())"
     environment = {**os.environ, "NUMBA_NUM_THREADS": "2"}

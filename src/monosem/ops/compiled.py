@@ -6,6 +6,7 @@ from typing import Any
 import llvmlite.binding
 import numba
 import numpy as np
+import torch
 
 
 def use_wide_vectors() -> None:
@@ -19,7 +20,19 @@ def use_wide_vectors() -> None:
         numba.config.CPU_FEATURES = f"{features.flatten()},-prefer-256-bit"  # pyright: ignore
 
 
+def use_as_many_threads_as_torch() -> None:
+    """Let the kernels follow torch.set_num_threads and OMP_NUM_THREADS.
+
+    When numba starts its threads, which it does here at the latest, it sets OpenMP's number, and with it torch's.
+    """
+    most: int = numba.config.NUMBA_NUM_THREADS  # pyright: ignore (numba fills its configuration at import)
+    threads = torch.get_num_threads()
+    numba.set_num_threads(min(threads, most))
+    torch.set_num_threads(threads)
+
+
 use_wide_vectors()
+use_as_many_threads_as_torch()
 
 
 def kernel(function: Any, *, parallel: bool = True) -> Any:

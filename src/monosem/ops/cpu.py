@@ -13,7 +13,6 @@ latents are those above it or as near.
 from collections.abc import Iterator
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from numba import prange
@@ -38,14 +37,6 @@ from monosem.ops.reference import (
 
 # A block of pre-activations is at most this many bytes: large enough for the product, small enough for the cache.
 BLOCK_BYTES = 16 << 20
-
-
-def use_as_many_threads_as_torch() -> None:
-    """Let the kernels follow torch.set_num_threads and OMP_NUM_THREADS."""
-    most: int = numba.config.NUMBA_NUM_THREADS  # pyright: ignore (numba fills its configuration at import)
-    threads = torch.get_num_threads()
-    numba.set_num_threads(min(threads, most))
-    torch.set_num_threads(threads)  # numba's threads, when they start, set OpenMP's number for torch too
 
 
 def rounds_products() -> bool:

@@ -13,8 +13,7 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from monosem.ops.compiled import inner, kernel
-from monosem.ops.cpu import use_as_many_threads_as_torch
+from monosem.ops.compiled import inner, kernel, use_as_many_threads_as_torch
 from monosem.ops.reference_logistic import (
     GAINS,
     LEAST_CURVATURE,

@@ -53,9 +53,9 @@ class Kernels(Protocol):
 def fused_kernels(weight: Tensor) -> Kernels | None:
     """The kernels of the fused step for such weights, if there are any."""
     if weight.device.type == "cpu" and weight.dtype == torch.float32:
-        from monosem.ops import cpu  # numba is slow to import and needed for training alone
+        from monosem.ops import compiled, cpu  # numba is slow to import and needed for training alone
 
-        cpu.use_as_many_threads_as_torch()
+        compiled.use_as_many_threads_as_torch()
         keep_freed_memory()
         return cpu
     if weight.device.type == "cuda" and weight.dtype == torch.float32 and importlib.util.find_spec("triton"):

@@ -20,10 +20,10 @@ def make_encoder(sae: Autoencoder) -> Encoder:
     """
     if sae.W_enc.device.type != "cpu" or sae.W_enc.dtype != torch.float32:
         return lambda raw: _dense(sae, raw)
-    from monosem.ops import cpu  # numba is slow to import
+    from monosem.ops import compiled  # numba is slow to import
     from monosem.ops.exact import ExactProducts, exact_weights, tokens_at_once
 
-    cpu.use_as_many_threads_as_torch()
+    compiled.use_as_many_threads_as_torch()
     weights = exact_weights(sae.W_enc, sae.pre_activation_bias)
 
     @torch.no_grad()
