@@ -142,6 +142,6 @@ def test_what_the_commands_cannot_do_is_refused(
     assert "does not exist" in refused("fit", "joint", "nowhere")
     assert "three or more n_latents" in refused("fit", "learning-rate", str(results))
     assert "None of 12 runs is of k=(7,)" in refused("fit", "tokens", str(results), "--k", "7")
-    assert "k is missing; choose one of 2, 4, 8" in refused("recommend", "--budget", "1e15")
+    assert "k is missing; choose one of 4, 8, 16" in refused("recommend", "--budget", "1e15")
     assert "are of subject=builtin, not gpt2" in refused("recommend", "--budget", "1e15", "--subject", "gpt2")
     assert "cannot be read" in refused("recommend", "--budget", "1e15", "--laws", str(tmp_path))
