@@ -115,13 +115,13 @@ const fact = (name, value, note = null) =>
   value !== undefined &&
   h("div", h("dt", name), h("dd", h("bdi", value), note && h("span.soft", note)));
 
-function trainingFacts({tokens, ...others}) {
-  const rest = Object.entries(others).filter(([, value]) => typeof value === "number");
-  const told = ([name, value]) =>
-    name.endsWith("_share") ? percent(value) : Number.isInteger(value) ? count(value) : short(value);
+function trainingFacts({tokens, seed, silent_share, silent_tokens, ...others}) {
+  const ends = Object.entries(others).filter(([, value]) => typeof value === "number");
+  const told = ([name, value]) => (name.endsWith("_share") ? percent(value) : short(value));
   return [
-    fact("Trained on", counted(tokens, "token")),
-    ...rest.map(each => fact(`Training’s ${words(each[0])}`, told(each))),
+    fact("Trained on", counted(tokens, "token"), seed !== undefined && `seed ${seed}`),
+    ...ends.map(each => fact(`In the end, ${words(each[0]).replace("l0", "L0")}`, told(each))),
+    silent_tokens && fact("Silent", percent(silent_share), `for the last ${counted(silent_tokens, "token")}`),
   ];
 }
 
@@ -129,11 +129,11 @@ const SPLITS = {training: "text it was trained on", held_out: "held-out text"};
 
 function card({run, index, with: has}) {
   const site = run.hookpoints.join(" + ") + (run.target ? ` → ${run.target}` : "");
-  const extra = [
+  const explained = [
     [has.patterns, "N2G patterns"],
     [has.explanations, "explanations in words"],
     [has.ablations, "ablations"],
-  ];
+  ].filter(([number]) => number);
   return h(
     "dl.facts",
     fact("Subject model", prose(run.subject), run.revision && prose(run.revision).slice(0, 12)),
@@ -148,7 +148,8 @@ function card({run, index, with: has}) {
       counted(index.tokens, "token"),
       [SPLITS[index.split], counted(index.documents, "document"), `blocks of ${index.context_length}`].join(", "),
     ),
-    fact("Explained", extra.map(([number, what]) => `${count(number)} with ${what}`).join(", ")),
+    explained.length > 0 &&
+      fact("Explained", explained.map(([number, what]) => `${count(number)} with ${what}`).join(", ")),
   );
 }
 
