@@ -179,7 +179,7 @@ def test_the_card_tells_of_the_run(make_run: Make, console: Console) -> None:
         "d_model": 16,
         "k": 4,
         "preprocess": "unit_norm",
-        "subject": subject.name,
+        "subject": "tiny",  # and not where that lies
         "revision": subject.revision,
         "hookpoints": ["transformer.h.1"],
         "target": "transformer.h.2",

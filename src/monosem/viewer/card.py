@@ -3,6 +3,7 @@
 import math
 import sqlite3
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,7 +85,7 @@ def card(material: Material, fired: Int64[np.ndarray, " n_latents"], documents: 
             "d_model": sae.d_model,
             "k": sae.config.k if has_k else None,
             "preprocess": sae.config.preprocess,
-            "subject": subject.name,
+            "subject": _published(subject.name),
             "revision": subject.revision,
             "hookpoints": list(sae.provenance.hookpoints),
             "target": sae.provenance.target,
@@ -100,3 +101,8 @@ def card(material: Material, fired: Int64[np.ndarray, " n_latents"], documents: 
         },
         "density": {"edges": list(density.log10_edges), "counts": list(density.latents), "dead": density.dead},
     }
+
+
+def _published(subject: str) -> str:
+    """Of a directory its own name alone: the pages may be published, and where it lies is nobody's business."""
+    return Path(subject).resolve().name if Path(subject).is_dir() else subject
