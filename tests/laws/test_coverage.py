@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from monosem.laws.curves import Curve
+from monosem.laws.curves import Curve, envelope
 from monosem.laws.fit import fit_law
 from monosem.laws.forms import IRREDUCIBLE, JOINT, POWER
 from monosem.laws.frontier import fit_frontier
@@ -104,7 +104,7 @@ def noisy_curves(sizes: int, irreducible: float, noise: float, trial: int) -> li
 @pytest.mark.parametrize(("trials", "least"), TRIALS)
 @pytest.mark.parametrize("noise", [0.005, 0.01])
 def test_intervals_of_a_frontier_of_six_runs_cover(noise: float, trials: int, least: int) -> None:
-    laws = [fit_frontier(noisy_curves(6, 0.0, noise, trial), POWER, seed=trial) for trial in range(trials)]
+    laws = [fit_frontier(envelope(noisy_curves(6, 0.0, noise, trial)), POWER, seed=trial) for trial in range(trials)]
     count = sum(covered(law, {"exponent": -0.2})[0] for law in laws)
     print("frontier", noise, count)
     assert {law.groups for law in laws} <= {3, 4} and count >= least
@@ -114,7 +114,7 @@ def test_intervals_of_a_frontier_of_six_runs_cover(noise: float, trials: int, le
 @pytest.mark.parametrize(("sizes", "noise"), [(9, 0.005), (11, 0.01)])
 def test_intervals_of_a_frontier_with_irreducible_loss_cover(sizes: int, noise: float) -> None:
     true = {"exponent": 0.2, "irreducible": 0.03}
-    laws = [fit_frontier(noisy_curves(sizes, 0.03, noise, trial), seed=trial) for trial in range(100)]
+    laws = [fit_frontier(envelope(noisy_curves(sizes, 0.03, noise, trial)), seed=trial) for trial in range(100)]
     determined = [covered(law, true) for law in laws if not law.undetermined]
     print("frontier", sizes, noise, len(determined), np.mean(determined, axis=0))
     assert len(determined) >= 80 and np.mean(determined, axis=0).min() >= 0.9

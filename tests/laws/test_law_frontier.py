@@ -22,7 +22,7 @@ def runs(noise: float = 0.0, seed: int = 0, sizes: int = 17, irreducible: float 
 
 
 def test_the_frontier_has_the_exponent_of_its_curves() -> None:
-    law = fit_frontier(runs(), samples=0)
+    law = fit_frontier(envelope(runs()), samples=0)
     assert law.parameters["exponent"].value == pytest.approx(0.2, abs=0.01)
     assert law.parameters["irreducible"].value == pytest.approx(0.03, abs=0.003)
     assert law.groups == len(set(envelope(runs()).best)) == 10
@@ -31,7 +31,7 @@ def test_the_frontier_has_the_exponent_of_its_curves() -> None:
 def test_the_law_is_that_of_the_envelopes_points() -> None:
     curves = runs(noise=0.01)
     points = envelope(curves)
-    whole, of_points = fit_frontier(curves, samples=0), fit_law(IRREDUCIBLE, points.compute, y=points.loss, samples=0)
+    whole, of_points = fit_frontier(points, samples=0), fit_law(IRREDUCIBLE, points.compute, y=points.loss, samples=0)
     np.testing.assert_array_equal(whole.best, of_points.best)
     assert whole.points == of_points.points
 
@@ -39,7 +39,7 @@ def test_the_law_is_that_of_the_envelopes_points() -> None:
 def test_points_of_one_run_stand_together() -> None:
     curves = runs(noise=0.02)
     points = envelope(curves)
-    whole = fit_frontier(curves, POWER, samples=100)
+    whole = fit_frontier(points, POWER, samples=100)
     together = fit_law(POWER, points.compute, y=points.loss, group=points.best.tolist(), samples=100)
     np.testing.assert_array_equal(whole.samples, together.samples)
     assert whole.groups == len(set(points.best)) < whole.points
@@ -55,6 +55,6 @@ def width(law: Law) -> float:
 
 def test_too_few_runs_have_no_law_of_compute() -> None:
     with pytest.raises(UndeterminedError, match=r"has \d+ points of 1 runs, and the irreducible law needs 4"):
-        fit_frontier(runs(sizes=3))
+        fit_frontier(envelope(runs(sizes=3)))
     with pytest.raises(UndeterminedError, match=r"has \d+ points of 2 runs, and the power law needs 3"):
-        fit_frontier(runs(sizes=4), POWER)
+        fit_frontier(envelope(runs(sizes=4)), POWER)

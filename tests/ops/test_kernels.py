@@ -93,7 +93,7 @@ def test_the_chosen_latents_are_exactly_the_k_largest(
 
 @every_module
 @pytest.mark.parametrize("rounded", [False, True])
-@pytest.mark.parametrize("shape", SHAPES + MANY_BUCKETS[:1])
+@pytest.mark.parametrize("shape", SHAPES + MANY_BUCKETS)
 def test_above_the_floors_are_exactly_those_that_are(
     kernels: ModuleType, shape: tuple[int, int, int, int], rounded: bool
 ) -> None:

@@ -136,6 +136,13 @@ def test_shorter_runs_are_not_in_the_frontier_and_are_named() -> None:
     assert together.left_out["short-256"].startswith("there are longer runs of its size, of ")
 
 
+def test_a_longer_run_without_a_curve_takes_no_ones_place() -> None:
+    rows = [row(n) for n in SIZES]
+    bare = {**row(SIZES[2], seed=1), "name": "bare", "tokens": 10**12, "curve_tokens": [], "curve_normalized_mse": []}
+    alone, together = (fit("compute", each, FitConfig(samples=20, gain=GAIN)) for each in (rows, [*rows, bare]))
+    assert together.laws["k = 8"].points == alone.laws["k = 8"].points and set(together.left_out) == {"bare"}
+
+
 def test_each_subject_has_a_law_of_its_own() -> None:
     def of(subject: str, parameters: int, factor: float) -> list[dict]:
         return [

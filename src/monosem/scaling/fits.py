@@ -97,10 +97,11 @@ def fit_compute(rows: Sequence[Row], config: FitConfig) -> Fits:
     one at the same compute, and so would be a size that has shorter runs too.
     """
     require_one(rows, "subject", "hookpoint", "architecture")
-    longest = {key: max(row["tokens"] for row in members) for key, members in by(rows, _size_and_k).items()}
+    drawn = [row for row in rows if row["curve_tokens"]]
+    longest = {key: max(row["tokens"] for row in members) for key, members in by(drawn, _size_and_k).items()}
     shorter = {
         row["name"]: f"there are longer runs of its size, of {longest[_size_and_k(row)]:,} tokens"
-        for row in rows
+        for row in drawn
         if row["tokens"] < longest[_size_and_k(row)]
     }
 
@@ -108,12 +109,12 @@ def fit_compute(rows: Sequence[Row], config: FitConfig) -> Fits:
         kept = [row for row in members if row["name"] not in shorter]
         curves = [curve for row in kept if (curve := curve_of(row)) is not None]
         drawing: dict[str, Any] = {"samples": config.samples, "seed": config.seed}
-        law = fit_frontier(curves, **drawing)
-        plain = fit_frontier(curves, POWER, **drawing) if law.undetermined else None
         whole = envelope(curves)
+        law = fit_frontier(whole, **drawing)
         sizes = [curves[number].size for number in whole.best]
         of_one_k = [float(members[0]["k"])] * len(sizes)
         points = {"x": whole.compute.tolist(), "y": whole.loss.tolist(), "n": sizes, "k": of_one_k}
+        plain = _plain(law, points, ("x",), whole.best.tolist(), config)
         beyond = _beyond(curves, whole, (plain or law).form, drawing)
         return FittedLaw(law, points, beyond, _sizes(curves, config), plain)
 
@@ -160,7 +161,8 @@ def _beyond(curves: Sequence[Curve], whole: Envelope, form: Form, drawing: Mappi
     largest = max(curve.size for curve in curves)
     smaller = [curve for curve in curves if curve.size < largest]
     try:
-        law, reach = fit_frontier(smaller, form, **drawing), envelope(smaller)
+        reach = envelope(smaller)
+        law = fit_frontier(reach, form, **drawing)
     except UndeterminedError:
         return None
     is_beyond = whole.compute > reach.compute.max()

@@ -242,8 +242,8 @@ def check_against_the_literal_definition(model: Any, settings: dict[str, Any], b
         parameter.data.mul_(3)  # so that attention is sharp, and what precedes a token matters
     subject = SubjectModel(model=model, tokenizer=None, name="tiny", bos_id=bos_id)
     site = Site((subject.layer_hookpoint(1),))
-    text = torch.randint(4, 64, (3, 7), generator=torch.Generator().manual_seed(5))
-    text[2:, :5] = text[0, :5]  # suffixes that are alike
+    text = torch.randint(4, 64, (4, 9), generator=torch.Generator().manual_seed(5))
+    text[2:, :7] = text[0, :7]  # suffixes that are alike
     bos = [] if bos_id is None else [bos_id]
     tokens = torch.cat([torch.tensor([bos] * len(text), dtype=torch.int64), text], dim=1)
     sae = random_autoencoder(subject, site, tokens, **settings)
@@ -256,7 +256,7 @@ def check_against_the_literal_definition(model: Any, settings: dict[str, Any], b
                 found += [(latent, block, column, value)] * (value > 0)
     firings = Firings(*map(torch.tensor, zip(*found, strict=True)))
     firings = firings._replace(activations=firings.activations.double())
-    read = LastActivations(sae, subject, site, 7)
+    read = LastActivations(sae, subject, site, 9)
     patterns = find_patterns(read, full_contexts(text, firings), PAD)
     lengths: list[int] = []
     for pattern, (latent, block, column, original) in zip(patterns, found, strict=True):
@@ -264,9 +264,9 @@ def check_against_the_literal_definition(model: Any, settings: dict[str, Any], b
         def activation(sequence: list[int], latent: int = latent) -> float:
             return literal_activation(sae, subject, site, bos + sequence, latent)
 
-        assert pattern == literal_pattern(activation, text[block, : column + 1].tolist(), original, 7)
+        assert pattern == literal_pattern(activation, text[block, : column + 1].tolist(), original, 9)
         lengths.append(len(pattern.tokens))
-    assert len(found) > 10
+    assert len(found) > 20
     assert max(lengths) > 1
     if settings["architecture"] == "topk":
         assert len({pattern.at_start for pattern in patterns}) == 2

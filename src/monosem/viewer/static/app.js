@@ -98,13 +98,13 @@ async function show() {
   leaving = new AbortController();
   const {signal} = leaving;
   markCurrent(route.page);
-  main.setAttribute("aria-busy", "true");
+  main.ariaBusy = "true";
   try {
     const shown = await draw(route, signal);
     if (signal.aborted) return;
     place(shown, isFirst);
     isFirst = false;
-    main.removeAttribute("aria-busy");
+    main.ariaBusy = null;
     shown.shown?.();
   } catch (error) {
     if (error.name !== "AbortError") throw error;

@@ -130,11 +130,11 @@ function resultList(wanted, {source, signal, announce}) {
   const progress = (done, total) =>
     total > 4 && done < total && fill(status, `Searching: ${percent(done / total)} of the latents`);
   const load = async offset => {
-    list.setAttribute("aria-busy", "true");
+    list.ariaBusy = "true";
     const request = {...wanted, offset: offset || null, limit: A_PAGE};
     const done = await only(own => source.search(request, {signal: own, progress}));
     if (done === null) return;
-    list.removeAttribute("aria-busy");
+    list.ariaBusy = null;
     if (offset === 0 || done.error) fill(list);
     more.hidden = !done.result?.more;
     if (done.error) fill(status, wrong(done.error));

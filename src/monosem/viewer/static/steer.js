@@ -185,10 +185,10 @@ function sender(state, largest, {source, signal, announce}, results, status) {
       return;
     }
     fill(status, "Steering…");
-    results.setAttribute("aria-busy", "true");
+    results.ariaBusy = "true";
     const done = await only(own => source.steer(request(state, largest), own));
     if (done === null) return;
-    results.removeAttribute("aria-busy");
+    results.ariaBusy = null;
     fill(status, done.error && wrong(done.error));
     announce(done.error ? done.error.message : "Steered: next tokens and continuations follow.");
     if (done.error) return;
