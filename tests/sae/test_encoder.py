@@ -29,8 +29,8 @@ def dense(chosen: Chosen) -> torch.Tensor:
 @pytest.mark.parametrize("rounds", [False, True])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_codes_by_kernels_are_those_of_encode(architecture: str, rounds: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exact.cpu, "rounds_products", lambda: rounds)
-    monkeypatch.setattr(exact, "_MOST_TOKENS", 33)
+    monkeypatch.setattr(exact, "multiplies_bytes", lambda: rounds)
+    monkeypatch.setattr(exact, "_BLOCK_BYTES", 1)  # several blocks
     sae = random_autoencoder(architecture)
     raw = torch.randn(150, 13, generator=torch.Generator().manual_seed(1)) + 2
     found, expected = make_encoder(sae)(raw), sae.encode(raw)

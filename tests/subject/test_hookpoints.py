@@ -1,5 +1,8 @@
 """Hookpoints on small hand-made modules: what they name, what they read and what they put in its place."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -7,7 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from monosem.errors import UserError
-from monosem.subject.hookpoints import expand_hookpoints, find_block_list, hookable_modules, record, replaced
+from monosem.subject.hookpoints import (
+    expand_hookpoints,
+    find_block_list,
+    has_hooks,
+    hookable_modules,
+    recorder,
+    replaced,
+)
 
 
 class Block(nn.Module):
@@ -69,7 +79,8 @@ def read(toy: Toy, *hookpoints: str) -> dict[str, Tensor]:
     def keep(name: str, value: Tensor) -> None:
         values[name] = value.clone()
 
-    record(toy, hookpoints, lambda: run(toy), keep)
+    with recorder(toy, hookpoints) as record:
+        record(lambda: run(toy), keep)
     return values
 
 
@@ -201,6 +212,36 @@ def test_an_exception_in_the_pass_leaves_no_hook(toy: Toy) -> None:
 
     with pytest.raises(KeyError, match="mine"), replaced(toy, "body.blocks.0", fail):
         run(toy)
-    with pytest.raises(IndexError):
-        record(toy, ["spare"], lambda: toy(torch.full((1, 1), 99)), lambda name, value: None)
+    with pytest.raises(IndexError), recorder(toy, ["spare"]) as record:
+        record(lambda: toy(torch.full((1, 1), 99)), lambda name, value: None)
     assert n_hooks(toy) == 0
+
+
+def test_passes_in_several_threads_are_each_recorded_whole(toy: Toy) -> None:
+    hookpoints = ["embed", "body.blocks.1"]
+    meeting = threading.Barrier(2)
+    found: dict[tuple[int, str], Tensor] = {}
+
+    def keep(number: int, hookpoint: str, value: Tensor) -> None:
+        meeting.wait(10)  # both passes are at the same hookpoint
+        found[number, hookpoint] = value.clone()
+
+    passes = [torch.tensor([[number, 0, 1]]) for number in (2, 3)]
+    with recorder(toy, hookpoints) as record, ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda number: record(lambda: toy(passes[number]), partial(keep, number)), (0, 1)))
+    for number in (0, 1):
+        with recorder(toy, hookpoints) as record:
+            record(
+                lambda number=number: toy(passes[number]),
+                lambda hookpoint, value, number=number: torch.testing.assert_close(value, found[number, hookpoint]),
+            )
+    assert len(found) == 4
+
+
+def test_hooks_of_others_are_seen(toy: Toy) -> None:
+    assert not has_hooks(toy)
+    with replaced(toy, "body.blocks.0:in", torch.neg):
+        assert has_hooks(toy)
+    with recorder(toy, ["embed"]):
+        assert has_hooks(toy)
+    assert not has_hooks(toy)

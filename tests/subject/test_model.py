@@ -1,5 +1,6 @@
 """The subject model against its own hidden states, in seven architectures, bit for bit."""
 
+import dataclasses
 import http.server
 import json
 import math
@@ -138,6 +139,63 @@ def test_blocks_run_in_batches_and_come_back_joined(gpt2: SubjectModel, tokens: 
     assert sizes == [2, 2, 1]
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_passes_side_by_side_give_what_they_give_in_turn(
+    subject: SubjectModel, tokens: Tensor, two_threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hookpoints = [subject.layer_hookpoint(0), f"{subject.layer_hookpoint(2)}:in"]
+    torch.set_num_threads(1)  # as each of the two has
+    in_turn = [subject.capture(part, hookpoints) for part in tokens.split(1)]
+    torch.set_num_threads(2)
+    meeting, forward = threading.Barrier(2), SubjectModel._forward
+
+    def meet(self: SubjectModel, tokens: Tensor) -> Any:
+        if len(met) < 4:
+            met.append(threading.get_ident())
+            meeting.wait(10)
+        return forward(self, tokens)
+
+    met: list[int] = []
+    monkeypatch.setattr(SubjectModel, "_forward", meet)
+    found = dataclasses.replace(subject, subject_batch=1).capture(tokens, hookpoints)
+    assert len(set(met)) == 2
+    for hookpoint in hookpoints:
+        assert torch.equal(found[hookpoint], torch.cat([each[hookpoint] for each in in_turn]))
+    assert n_hooks(subject) == 0
+
+
+def test_somebody_elses_hook_is_called_for_one_pass_after_the_other(
+    gpt2: SubjectModel, tokens: Tensor, two_threads: None
+) -> None:
+    threads: list[int] = []
+
+    def double(value: Tensor) -> Tensor:
+        threads.append(threading.get_ident())
+        return 2 * value
+
+    hookpoint = gpt2.layer_hookpoint(1)
+    plain = gpt2.capture(tokens, [hookpoint])[hookpoint]
+    with gpt2.replace(hookpoint, double):
+        found = dataclasses.replace(gpt2, subject_batch=1).capture(tokens, [hookpoint])[hookpoint]
+    torch.testing.assert_close(found, 2 * plain)
+    assert threads == [threading.get_ident()] * len(tokens)
+
+
+def test_a_pass_that_fails_beside_another_leaves_no_hook(gpt2: SubjectModel, two_threads: None) -> None:
+    tokens = torch.zeros(6, 5, dtype=torch.long)
+    tokens[3] = 10_000
+    with pytest.raises(IndexError):
+        dataclasses.replace(gpt2, subject_batch=1).capture(tokens, [gpt2.layer_hookpoint(1)])
+    assert n_hooks(gpt2) == 0 and torch.get_num_threads() == 2
+
+
 def test_hookpoints_of_different_widths_come_from_one_pass(gpt2: SubjectModel, tokens: Tensor) -> None:
     captured = gpt2.capture(tokens.to(torch.int32), ["transformer.h.0.attn.c_attn", "transformer.h.0.mlp.c_fc"])
     assert {name: value.shape[-1] for name, value in captured.items()} == {
@@ -254,12 +312,35 @@ def test_a_saved_subject_loads_with_the_same_logits(save_subject: Make, architec
     assert not any(parameter.requires_grad for parameter in subject.model.parameters())
     with torch.no_grad():
         expected = AutoModelForCausalLM.from_pretrained(directory)(tokens).logits
-    if architecture == "gpt2":  # its GELU is computed by one operation
+    if architecture == "gpt2":  # its GELU is computed by fewer operations
         torch.testing.assert_close(subject.logits(tokens), expected, rtol=0, atol=1e-6)
         assert not any(type(module).__name__ == "NewGELUActivation" for module in subject.model.modules())
     else:
         assert torch.equal(subject.logits(tokens), expected)
     assert len(subject.tokenizer) == 64
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_fused_gelu_is_gpt2s(dtype: torch.dtype) -> None:
+    from transformers.activations import NewGELUActivation
+
+    values = torch.cat([torch.linspace(-30, 30, 4001), torch.tensor([0.0, 1e-30, -1e-30, 1e4, -1e4])]).to(dtype)
+    before = values.clone()
+    expected = NewGELUActivation()(values.double())
+    with torch.no_grad():
+        found = loading._TanhGelu()(values)
+    assert found.dtype == dtype and torch.equal(values, before)
+    limit = 4 * torch.finfo(dtype).eps
+    assert ((found.double() - expected).abs() <= limit * expected.abs().clamp(min=1)).all()
+    assert loading._TanhGelu()(torch.tensor([torch.nan, torch.inf])).tolist()[1] == torch.inf
+
+
+def test_the_fused_gelu_has_gpt2s_gradient() -> None:
+    from transformers.activations import NewGELUActivation
+
+    values = torch.linspace(-5, 5, 201, requires_grad=True)
+    gradients = [torch.autograd.grad(f(values).sum(), values)[0] for f in (loading._TanhGelu(), NewGELUActivation())]
+    torch.testing.assert_close(*gradients)
 
 
 def test_loading_prints_nothing_and_leaves_the_librarys_settings_alone(

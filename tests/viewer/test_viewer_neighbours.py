@@ -62,8 +62,7 @@ def test_latents_that_fire_together_always_are_as_near_as_can_be() -> None:
 @pytest.mark.parametrize("rounds", [False, True])
 @pytest.mark.parametrize("where", [Range(0, 83), Range(70, 83)])
 def test_nearness_of_decoder_rows_is_their_cosine(where: Range, rounds: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exact.cpu, "rounds_products", lambda: rounds)
-    monkeypatch.setattr(exact, "_MOST_TOKENS", 7)
+    monkeypatch.setattr(exact, "multiplies_bytes", lambda: rounds)
     sae = random_autoencoder()
     found = pairs(decoder_searcher(sae, 6)(where))
     rows = sae.W_dec.tolist()

@@ -45,37 +45,30 @@ def rounds_products() -> bool:
     return any(bool(capabilities.get(name)) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
 
-def encode_topk(
-    x_centered: Tensor, W_enc: Optimized, b_enc: Tensor, k: int, dead: DeadLatents, moved: Tensor | None = None
-) -> Chosen:
+def encode_topk(x_centered: Tensor, W_enc: Optimized, b_enc: Tensor, k: int, dead: DeadLatents) -> Chosen:
     """See ``reference.encode_topk``. Dead latents are chosen, and valued, by the product as it is rounded.
 
-    ``moved``, ``[batch]``, is how far at most rounding the factors moves a token's products; without it those are
-    looked at that are as near to the k-th as rounding usually brings them.
+    Those are looked at that are as near to the k-th as rounding usually brings them.
     """
     values, indices = torch.empty(len(x_centered), k), torch.empty(len(x_centered), k, dtype=torch.int32)
-    slack = torch.zeros(len(x_centered)) if moved is None else 2 * moved
     maxima = np.empty((-(-len(b_enc) // BUCKET), len(x_centered)), np.float32)
     W, b = W_enc.weight.numpy(), b_enc.numpy()
     for here, product in _blocks(x_centered, W_enc):
         of_buckets = maxima[:, : product.shape[1]]
         find_maxima(product, b, of_buckets)
-        tokens = (each[here].numpy() for each in (x_centered, slack, values, indices))
+        tokens = (each[here].numpy() for each in (x_centered, values, indices))
         choose(product, of_buckets, W, b, *tokens)
         _keep_dead(product, b, dead, here.start)
     return even_rows(values, indices)
 
 
-def encode_above(
-    x_centered: Tensor, W_enc: Optimized, b_enc: Tensor, floors: Tensor, dead: DeadLatents, moved: Tensor | None = None
-) -> Chosen:
+def encode_above(x_centered: Tensor, W_enc: Optimized, b_enc: Tensor, floors: Tensor, dead: DeadLatents) -> Chosen:
     """See ``reference.encode_above``. The exact pre-activations decide, of those that the rounded product brings near.
 
-    Near is a hundredth part beyond what rounding usually moves; a value at its floor may be missed. With ``moved``,
-    ``[n_latents]``, how far at most rounding the factors moves a latent's products, none is.
+    Near is a hundredth part beyond what rounding usually moves; a value at its floor may be missed.
     """
     W, b = W_enc.weight.numpy(), b_enc.numpy()
-    limits = (floors - b_enc - _margins(x_centered, W_enc, floors - b_enc, moved)).numpy()
+    limits = (floors - b_enc - _margins(x_centered, W_enc, floors - b_enc)).numpy()
     pieces: list[Chosen] = []
     for here, product in _blocks(x_centered, W_enc):
         counts = np.zeros(product.shape[1], np.int64)
@@ -99,7 +92,7 @@ def encode_above(
     return joined(pieces)
 
 
-def _margins(x_centered: Tensor, W_enc: Optimized, limits: Tensor, moved: Tensor | None) -> Tensor:
+def _margins(x_centered: Tensor, W_enc: Optimized, limits: Tensor) -> Tensor:
     """How far below a latent's limit a product may lie that rounding has moved there; zero for exact products.
 
     bfloat16 keeps 8 bits. Rounding the product moves it by up to a 256th of itself; rounding the factors moves it by a
@@ -107,8 +100,6 @@ def _margins(x_centered: Tensor, W_enc: Optimized, limits: Tensor, moved: Tensor
     """
     if W_enc.rounded is None:
         return torch.zeros_like(limits)
-    if moved is not None:
-        return limits.abs() / 128 + moved
     d_model = x_centered.shape[1]
     lengths = W_enc.weight.norm(dim=1) * x_centered.norm(dim=1).max() / d_model**0.5
     return (limits.abs() + lengths) / 128

@@ -115,10 +115,10 @@ def collect(product: Any, maxima: Any, b: Any, first: int, floors: Any, values: 
 
 
 @kernel
-def choose(product: Any, maxima: Any, W: Any, b: Any, x: Any, slack: Any, values: Any, indices: Any) -> None:
+def choose(product: Any, maxima: Any, W: Any, b: Any, x: Any, values: Any, indices: Any) -> None:
     """Choose every token's latents: the buckets that may hold them, the candidates in these, the exact decision.
 
-    Candidates are those that are not below the k-th by more than rounding the product can make it, and ``slack``.
+    Candidates are those that are not below the k-th by more than rounding the product can make it.
     """
     n, tokens = product.shape
     buckets, k = len(maxima), indices.shape[1]
@@ -140,14 +140,14 @@ def choose(product: Any, maxima: Any, W: Any, b: Any, x: Any, slack: Any, values
             find_groups_maxima(maxima, first, of_token)
             for t in range(here):
                 floor = kth_largest(of_token[t], groups, k, keys)
-                floors[t] = floor - share * (abs(floor) + greatest_bias) - slack[first + t]
+                floors[t] = floor - share * (abs(floor) + greatest_bias)
         found_values, found_places = np.empty((here, n), np.float32), np.empty((here, n), np.int32)
         counts = np.empty(here, np.int64)
         collect(product, maxima, b, first, floors, found_values, found_places, counts)
         for t in range(here):
             token, found, places = first + t, found_values[t], found_places[t]
             floor = kth_largest(found, counts[t], k, keys)
-            floor -= share * (abs(floor) + greatest_bias) + slack[token]
+            floor -= share * (abs(floor) + greatest_bias)
             candidates = 0
             for j in range(counts[t]):
                 if found[j] >= floor:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from monosem.ops.reference import Chosen, joined
+from monosem.ops.reference import Chosen
 from monosem.sae.autoencoder import Autoencoder
 
 Encoder = Callable[[Float[Tensor, "tokens d_model"]], Chosen]
@@ -21,15 +21,14 @@ def make_encoder(sae: Autoencoder) -> Encoder:
     if sae.W_enc.device.type != "cpu" or sae.W_enc.dtype != torch.float32:
         return lambda raw: _dense(sae, raw)
     from monosem.ops import compiled  # numba is slow to import
-    from monosem.ops.exact import ExactProducts, exact_weights, tokens_at_once
+    from monosem.ops.exact import ExactProducts, exact_weights
 
     compiled.use_as_many_threads_as_torch()
     weights = exact_weights(sae.W_enc, sae.pre_activation_bias)
 
     @torch.no_grad()
     def encode(raw: Float[Tensor, "tokens d_model"]) -> Chosen:
-        inputs = (sae.preprocess(piece).x - sae.b_pre for piece in raw.split(tokens_at_once(sae.n_latents)))
-        return joined([sae.choose(ExactProducts(weights, x_centered)) for x_centered in inputs])
+        return sae.choose(ExactProducts(weights, sae.preprocess(raw).x - sae.b_pre))
 
     return encode
 

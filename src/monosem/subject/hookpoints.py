@@ -5,6 +5,7 @@ A hookpoint is a module path as in ``model.named_modules()``: ``transformer.h.4`
 """
 
 import difflib
+import threading
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
@@ -85,40 +86,50 @@ class _AllSeen(Exception):  # noqa: N818 - it says that a pass may stop, not tha
     """Ends a forward pass whose remaining part nobody needs."""
 
 
-def record(
-    model: nn.Module,
-    hookpoints: Iterable[str],
-    forward: Callable[[], object],
-    keep: Callable[[str, Tensor], None],
-) -> None:
-    """Call ``forward`` and hand each hookpoint's value to ``keep`` when it is there; stop after the last.
+Keep = Callable[[str, Tensor], None]
+"""Takes a hookpoint and its value."""
 
-    ``keep`` must copy what it wants to have later: the rest of the pass may write into the tensor. Of a module that
-    runs more than once in a pass, the first run counts. Every hook is gone afterwards, whatever happened.
+
+@contextmanager
+def recorder(model: nn.Module, hookpoints: Iterable[str]) -> Generator[Callable[[Callable[[], object], Keep], None]]:
+    """Within the block, ``record(forward, keep)`` hands each hookpoint's value to ``keep`` when it is there.
+
+    ``forward`` is called, and stopped after the last hookpoint. ``keep`` must copy what it wants to have later: the
+    rest of the pass may write into the tensor. Of a module that runs more than once in a pass, the first run counts.
+    Several threads may each record a pass of theirs. Every hook is gone afterwards, whatever happened.
 
     Raises:
-        UserError: a hookpoint is unknown, never ran, or its value is no floating-point tensor of three dimensions.
+        UserError: a hookpoint is unknown; or, of ``record``, it never ran, or its value is no floating-point tensor of
+            three dimensions.
     """
-    modules = hookable_modules(model)
-    missing = dict.fromkeys(hookpoints)
+    wanted, modules = list(dict.fromkeys(hookpoints)), hookable_modules(model)
+    its = threading.local()
 
     def see(hookpoint: str, value: object) -> None:
-        if hookpoint not in missing:
-            return
-        keep(hookpoint, _activations(hookpoint, value))
-        del missing[hookpoint]
-        if not missing:
-            raise _AllSeen
+        if hookpoint in its.missing:
+            its.keep(hookpoint, _activations(hookpoint, value))
+            its.missing.remove(hookpoint)
+            if not its.missing:
+                raise _AllSeen
 
-    with ExitStack() as hooks:
-        for hookpoint in list(missing):
-            hooks.callback(_hook(modules, hookpoint, lambda value, name=hookpoint: see(name, value)).remove)
+    def record(forward: Callable[[], object], keep: Keep) -> None:
+        its.missing, its.keep = list(wanted), keep
         try:
             forward()
         except _AllSeen:
             return
-    if missing:
-        raise UserError(f"The forward pass never ran {', '.join(missing)}; choose another hookpoint.")
+        if its.missing:
+            raise UserError(f"The forward pass never ran {', '.join(its.missing)}; choose another hookpoint.")
+
+    with ExitStack() as hooks:
+        for hookpoint in wanted:
+            hooks.callback(_hook(modules, hookpoint, lambda value, name=hookpoint: see(name, value)).remove)
+        yield record
+
+
+def has_hooks(model: nn.Module) -> bool:
+    """Whether something else than the model's own code runs in its passes."""
+    return any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())  # pyright: ignore[reportPrivateUsage]
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from monosem.errors import UserError
 from monosem.subject import builtin
-from monosem.subject.hookpoints import Replacement, expand_hookpoints, find_block_list, record, replaced
+from monosem.subject.hookpoints import Replacement, expand_hookpoints, find_block_list, has_hooks, recorder, replaced
+from monosem.subject.side_by_side import side_by_side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,21 +176,32 @@ class SubjectModel:
         """
         assert tokens.numel() > 0, "there is nothing to run"
         captured: dict[str, Tensor] = {}
-        for start in range(0, len(tokens), self.subject_batch):
-            batch = tokens[start : start + self.subject_batch]
 
-            def keep(hookpoint: str, value: Tensor, start: int = start, batch: Tensor = batch) -> None:
-                if value.shape[:2] != batch.shape:
-                    raise UserError(
-                        f"Hookpoint {hookpoint} holds a tensor {list(value.shape)} for tokens {list(batch.shape)}; "
-                        "choose a hookpoint whose value has one vector for each token."
-                    )
-                if hookpoint not in captured:
-                    captured[hookpoint] = value.new_empty(*tokens.shape, value.shape[-1])
-                # The one copy both joins the batches and saves the value from what the pass may write over it later.
-                captured[hookpoint][start : start + len(batch)] = value
+        def keep(where: slice, hookpoint: str, value: Tensor) -> None:
+            batch = tokens[where]
+            if value.shape[:2] != batch.shape:
+                raise UserError(
+                    f"Hookpoint {hookpoint} holds a tensor {list(value.shape)} for tokens {list(batch.shape)}; "
+                    "choose a hookpoint whose value has one vector for each token."
+                )
+            if hookpoint not in captured:
+                captured.setdefault(hookpoint, value.new_empty(*tokens.shape, value.shape[-1]))
+            # The one copy both joins the batches and saves the value from what the pass may write over it later.
+            captured[hookpoint][where] = value
 
-            record(self.model, hookpoints, lambda batch=batch: self._forward(batch), keep)
+        batches = [slice(start, start + self.subject_batch) for start in range(0, len(tokens), self.subject_batch)]
+        # A hook of somebody else may not be made for two passes at once.
+        is_alone = self.device.type != "cpu" or len(batches) == 1 or has_hooks(self.model)
+        with recorder(self.model, hookpoints) as record:
+
+            def run(where: slice) -> None:
+                record(lambda: self._forward(tokens[where]), partial(keep, where))
+
+            if is_alone:
+                for where in batches:
+                    run(where)
+            else:
+                side_by_side(run, batches)
         return {hookpoint: captured[hookpoint] for hookpoint in dict.fromkeys(hookpoints)}
 
     @contextmanager

@@ -81,10 +81,10 @@ def _search_by_kernels(
     rows: Float[Tensor, "n_latents d"], bias: Float[Tensor, " n_latents"], k: int
 ) -> tuple[Search, int]:
     """A search for k rows, and how many to give it at once."""
-    from monosem.ops.exact import ExactProducts, exact_weights, tokens_at_once
+    from monosem.ops.exact import ExactProducts, exact_weights
 
     weights = exact_weights(rows, bias)
-    return lambda some: ExactProducts(weights, some).largest(k), tokens_at_once(len(rows))
+    return lambda some: ExactProducts(weights, some).largest(k), len(rows)
 
 
 def _search_densely(
