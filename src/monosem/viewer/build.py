@@ -6,7 +6,8 @@ any place leaves what is done, and the next attempt goes on from it.
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -71,12 +72,25 @@ def _write_latents(
             return
         line.update(int(done[start]))
         describe = _describer(material, codes, fired, partial(say, console))
-        for where in plan_ranges(fired, start):
-            described = describe(where)
+        for described in _one_ahead(describe, plan_ranges(fired, start)):
             with work.transaction() as connection:
                 write_latents(connection, described, rows)
-                work.put("described", where.last)
-            line.update(int(done[where.last]))
+                work.put("described", described.where.last)
+            line.update(int(done[described.where.last]))
+
+
+def _one_ahead(describe: Callable[[Range], Described], ranges: Iterable[Range]) -> Iterator[Described]:
+    """Describe each range while the one before it is written."""
+    from monosem.ops.compiled import use_as_many_threads_as_torch
+
+    with ThreadPoolExecutor(1, initializer=use_as_many_threads_as_torch) as pool:
+        ahead = None
+        for where in ranges:
+            last, ahead = ahead, pool.submit(describe, where)
+            if last is not None:
+                yield last.result()
+        if ahead is not None:
+            yield ahead.result()
 
 
 def _describer(

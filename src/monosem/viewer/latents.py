@@ -2,9 +2,11 @@
 
 import itertools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float, Float64, Int64, UInt32, UInt64
 
 from monosem.randomness import derive_seed
@@ -116,9 +118,17 @@ def order(firings: Firings) -> UInt64[np.ndarray, " records"]:
 
 
 def _sorted_each(keys: UInt64[np.ndarray, " records"], starts: Int64[np.ndarray, " latents_and_one"]) -> Any:
-    for start, stop in itertools.pairwise(starts.tolist()):
-        if stop - start > 1:
-            keys[start:stop].sort()
+    """Sort each latent's keys in place, the latents dealt out to as many threads as torch has."""
+    spans = list(itertools.pairwise(starts.tolist()))
+    threads = torch.get_num_threads()
+
+    def sort(first: int) -> None:
+        for start, stop in spans[first::threads]:
+            if stop - start > 1:
+                keys[start:stop].sort()
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(sort, range(threads)))
     return keys
 
 
