@@ -184,20 +184,20 @@ class SubjectModel:
                     f"Hookpoint {hookpoint} holds a tensor {list(value.shape)} for tokens {list(batch.shape)}; "
                     "choose a hookpoint whose value has one vector for each token."
                 )
-            if hookpoint not in captured:
+            if hookpoint not in captured:  # of two passes that come here at once the first one's stays
                 captured.setdefault(hookpoint, value.new_empty(*tokens.shape, value.shape[-1]))
             # The one copy both joins the batches and saves the value from what the pass may write over it later.
             captured[hookpoint][where] = value
 
         batches = [slice(start, start + self.subject_batch) for start in range(0, len(tokens), self.subject_batch)]
         # A hook of somebody else may not be made for two passes at once.
-        is_alone = self.device.type != "cpu" or len(batches) == 1 or has_hooks(self.model)
+        in_turn = self.device.type != "cpu" or len(batches) == 1 or has_hooks(self.model)
         with recorder(self.model, hookpoints) as record:
 
             def run(where: slice) -> None:
                 record(lambda: self._forward(tokens[where]), partial(keep, where))
 
-            if is_alone:
+            if in_turn:
                 for where in batches:
                     run(where)
             else:

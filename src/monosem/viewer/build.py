@@ -1,8 +1,8 @@
 """How an index is made.
 
 First the codes of the text go to disk, token by token (codes). Then ranges of latents are described, one after the
-other, from these (latents, neighbours, logit_effects), each in a transaction. Then come the texts. An interruption at
-any place leaves what is done, and the next attempt goes on from it.
+other, from these (latents, neighbours, logit_effects), and each is written in a transaction while the next one is
+described. Then come the texts. An interruption at any place leaves what is done, and the next attempt goes on from it.
 """
 
 import shutil

@@ -26,7 +26,7 @@ from monosem.subject.blocks import Blocks, EvenBlocks
 from monosem.subject.model import SubjectModel
 
 STATE = "codes.json"
-# Tokens in one pass, and passes in one chunk: bounds what is held at once, and what an interruption loses.
+# Tokens read and encoded at once, and how often in one chunk: bounds what is held, and what an interruption loses.
 BATCH_TOKENS, BATCHES = 16384, 2
 # Two contexts are the same where so many tokens before the peak, the peak and so many after it are.
 BEFORE, AFTER = 8, 2
