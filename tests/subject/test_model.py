@@ -312,35 +312,11 @@ def test_a_saved_subject_loads_with_the_same_logits(save_subject: Make, architec
     assert not any(parameter.requires_grad for parameter in subject.model.parameters())
     with torch.no_grad():
         expected = AutoModelForCausalLM.from_pretrained(directory)(tokens).logits
-    if architecture == "gpt2":  # its GELU is computed by fewer operations
-        torch.testing.assert_close(subject.logits(tokens), expected, rtol=0, atol=1e-6)
-        assert not any(type(module).__name__ == "NewGELUActivation" for module in subject.model.modules())
+    if architecture in ("gpt2", "gemma2"):  # their GELU is computed by the sigmoid
+        torch.testing.assert_close(subject.logits(tokens), expected, rtol=0, atol=2e-6)
     else:
         assert torch.equal(subject.logits(tokens), expected)
     assert len(subject.tokenizer) == 64
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_the_fused_gelu_is_gpt2s(dtype: torch.dtype) -> None:
-    from transformers.activations import NewGELUActivation
-
-    values = torch.cat([torch.linspace(-30, 30, 4001), torch.tensor([0.0, 1e-30, -1e-30, 1e4, -1e4])]).to(dtype)
-    before = values.clone()
-    expected = NewGELUActivation()(values.double())
-    with torch.no_grad():
-        found = loading._TanhGelu()(values)
-    assert found.dtype == dtype and torch.equal(values, before)
-    limit = 4 * torch.finfo(dtype).eps
-    assert ((found.double() - expected).abs() <= limit * expected.abs().clamp(min=1)).all()
-    assert loading._TanhGelu()(torch.tensor([torch.nan, torch.inf])).tolist()[1] == torch.inf
-
-
-def test_the_fused_gelu_has_gpt2s_gradient() -> None:
-    from transformers.activations import NewGELUActivation
-
-    values = torch.linspace(-5, 5, 201, requires_grad=True)
-    gradients = [torch.autograd.grad(f(values).sum(), values)[0] for f in (loading._TanhGelu(), NewGELUActivation())]
-    torch.testing.assert_close(*gradients)
 
 
 def test_loading_prints_nothing_and_leaves_the_librarys_settings_alone(

@@ -1,7 +1,6 @@
 """Loading a subject model: bundled, from a directory or from the hub; safetensors only, and no foreign code is run."""
 
 import json
-import math
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
 
 from monosem.errors import UserError
 from monosem.files import checksum, file_checksum
@@ -178,6 +176,8 @@ def _load(place: _Place, dtype: torch.dtype) -> tuple[Any, Any]:
     """The tokenizer and the model, on the CPU."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from monosem.subject.cpu_layers import use_faster_layers  # transformers is slow to import
+
     where: dict[str, Any] = {
         "revision": place.commit,
         "local_files_only": place.is_cached or place.commit is None,
@@ -202,36 +202,8 @@ def _load(place: _Place, dtype: torch.dtype) -> tuple[Any, Any]:
             f"The weights in {place.name} are incomplete: {len(lacking)} tensors are missing, {lacking[0]} among them; "
             "get the files again."
         )
-    _fuse_gelu(model)
+    use_faster_layers(model)
     return tokenizer, model
-
-
-class _TanhGelu(torch.nn.GELU):
-    """GELU by tanh's approximation (Hendrycks & Gimpel 2016), without gradients on a CPU by the sigmoid.
-
-    ½ (1 + tanh u) = σ(2u), and torch computes σ six times as fast as tanh. In place, so in float32 only.
-    """
-
-    _LINEAR, _CUBIC = 2 * (2 / math.pi) ** 0.5, 2 * (2 / math.pi) ** 0.5 * 0.044715
-
-    def __init__(self) -> None:
-        super().__init__(approximate="tanh")
-
-    def forward(self, input: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or not input.is_cpu or input.dtype != torch.float32:
-            return super().forward(input)
-        linear = torch.full((), self._LINEAR)
-        return torch.addcmul(linear, input, input, value=self._CUBIC).mul_(input).sigmoid_().mul_(input)
-
-
-def _fuse_gelu(model: Any) -> None:
-    """Compute GPT-2's GELU by fewer operations than eight, the same but for rounding: on a CPU a sixth faster."""
-    from transformers.activations import NewGELUActivation
-
-    for module in model.modules():
-        for name, child in module.named_children():
-            if isinstance(child, NewGELUActivation):
-                setattr(module, name, _TanhGelu())
 
 
 def _refuse_pickles(place: _Place) -> None:
