@@ -1,10 +1,12 @@
 """Searches that miss nothing: against the dense product, where rounding brings latents out of order."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from monosem.ops import cpu, exact, reference
+from monosem.ops.cpu_screen import GROUP
 from monosem.ops.exact import ExactProducts, ExactWeights, exact_weights, to_bytes
 from monosem.ops.reference import DeadLatents, Optimized
 
@@ -92,11 +94,13 @@ def test_no_rounding_changes_a_product_by_more_than_the_bound() -> None:
     W, x = crowded(211, 13, 0.3), torch.randn(50, 13, generator=torch.Generator().manual_seed(2))
     weights = exact_weights(W, torch.zeros(211), rounds=True)
     assert weights.rotation is not None
-    columns, lengths = to_bytes(x, weights.rotation), x.norm(dim=1)
-    bound = lengths[:, None] * ExactProducts(weights, x)._reach(columns, lengths)
-    product = columns.levels.double() @ weights.rows.levels.double().T
-    product = product * columns.steps.double()[:, None] * weights.rows.steps.double()
-    moved = (product - x.double() @ W.double().T).abs()
+    columns, groups = to_bytes(x, weights.rotation), exact._groups(weights, torch.zeros(211), torch.zeros(211))
+    steps, latent_at = weights.rows.steps.double(), weights.places.latent_at
+    product = columns.levels.double() @ weights.levels.double().T * columns.steps.double()[:, None] * steps[latent_at]
+    moved = (product - x.double() @ W.double()[latent_at].T).abs()
+    bound = np.outer(columns.errors, groups.lengths) + np.outer(x.norm(dim=1), groups.errors)
+    place = np.arange(len(latent_at))
+    bound = torch.from_numpy(bound[:, place // (groups.width * GROUP) * groups.width + place % groups.width])
     assert (moved <= bound).all()
     assert (moved.max(dim=1).values > bound.max(dim=1).values / 20).all()  # and it is no idle bound
 

@@ -64,10 +64,12 @@ def kth_largest(values: Any, count: int, k: int, keys: Any) -> Any:
             low = middle
         else:
             high = np.int32(middle - 1)
+        if at_least == k:
+            break
+    found = np.int32(0x7FFFFFFF)
     for i in range(count):
-        if keys[i] == low:
-            return values[i]
-    return values[0]
+        found = min(found, keys[i] if keys[i] >= low else np.int32(0x7FFFFFFF))
+    return np.int32(found ^ ((found >> 31) & np.int32(0x7FFFFFFF))).view(np.float32)
 
 
 @inner

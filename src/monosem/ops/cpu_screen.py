@@ -1,8 +1,9 @@
 """Searching a rounded product on the CPU: bounds say which latents may count, exact pre-activations decide.
 
-The product is ``[tokens, n_latents]``, of integers or float32. Latent i's pre-activation at token t lies within
-``lengths[t] * reach[i]`` of ``product[t, i] * x_steps[t] * steps[i] + b[i]``. A token's row of the product stays in the
-processor's nearest caches while it is searched.
+The product is ``[tokens, places]``, of integers or float32. A place holds a latent or nothing, and latents whose rows
+were rounded to about the same step form a group, for whose largest pre-activation there is one bound. A strip is
+``GROUP`` lines of places; group g of a strip has the g-th place of each line, so that one instruction compares members
+of many groups. A token's row of the product stays in the processor's nearest caches while it is searched.
 """
 
 from typing import Any, NamedTuple
@@ -13,71 +14,100 @@ from numba import prange
 from monosem.ops.compiled import inner, kernel
 from monosem.ops.cpu_choose import kth_largest
 
+GROUP = 16
+# Groups in a strip at most: a strip should fit in the first cache, and its lines should be long.
+WIDEST = 128
 # Tokens for which memory is taken together.
 TOKENS_A_CHUNK = 8
-# Latents of which it is first asked whether any may count.
-_TOGETHER = 32
 
 
-class Bounds(NamedTuple):
-    """What makes bounds of a product; all float32."""
+class Groups(NamedTuple):
+    """What bounds pre-activations; float32 and of every group, unless said otherwise.
+
+    With v = product · x's step + offset at a place, its latent's pre-activation is v times the latent's step, which is
+    one of those from ``fine`` to ``coarse``, but for x's error · length + x's length · error + slack.
+    """
+
+    width: int
+    """Groups in a strip, a multiple of 8."""
+    latent_at: Any
+    """``[places]``, int32: some latent where there is none."""
+    offsets: Any
+    """``[places]``: the biases in steps, NaN where there is no latent."""
+    fine: Any
+    coarse: Any
+    lengths: Any
+    errors: Any
+    slack: Any
+
+
+class Inputs(NamedTuple):
+    """Of every token; float32."""
 
     steps: Any
-    """``[n_latents]``."""
-    reach: Any
-    """``[n_latents]``."""
-    x_steps: Any
-    """``[tokens]``."""
     lengths: Any
-    """``[tokens]``."""
+    errors: Any
 
 
 @inner
-def bound(row: Any, i: int, scale: Any, length: Any, steps: Any, reach: Any, offsets: Any) -> Any:
-    """An upper bound for latent i, or with the length's negative a lower one."""
-    return np.float32(row[i]) * (scale * steps[i]) + (offsets[i] + length * reach[i])
+def find_margins(length: Any, error: Any, groups: Any, margins: Any) -> None:
+    """How far pre-activations may lie from the rounded ones in every group."""
+    lengths, errors, slack = groups.lengths, groups.errors, groups.slack
+    for g in range(len(margins)):
+        margins[g] = error * lengths[g] + length * errors[g] + slack[g]
 
 
 @inner
-def floor_of_largest(row: Any, scale: Any, length: Any, steps: Any, reach: Any, b: Any, k: int, groups: Any) -> Any:
-    """What the k-th largest pre-activation of a token is not below.
+def find_maxima(row: Any, x_step: Any, groups: Any, maxima: Any) -> None:
+    """Every group's largest v."""
+    maxima[:] = -np.inf
+    width = groups.width
+    for strip in range(len(maxima) // width):
+        largest = maxima[strip * width : (strip + 1) * width]
+        for line in range(strip * GROUP, (strip + 1) * GROUP):
+            here = slice(line * width, (line + 1) * width)
+            products, offsets = row[here], groups.offsets[here]
+            for g in range(width):
+                v = np.float32(products[g]) * x_step + offsets[g]
+                largest[g] = v if v > largest[g] else largest[g]
 
-    The latents fall into groups. Of each the largest lower bound is taken, and of these the k-th largest: k latents, or
-    more, are not below it.
-    """
-    n, count = len(row), len(groups)
-    for g in range(count):
-        groups[g] = bound(row, g, scale, -length, steps, reach, b)
-    for first in range(count, n, count):
-        here = slice(first, min(first + count, n))
-        mine, its_steps, its_reach, biases = row[here], steps[here], reach[here], b[here]
-        for g in range(len(mine)):
-            groups[g] = max(groups[g], bound(mine, g, scale, -length, its_steps, its_reach, biases))
-    return kth_largest(groups, count, k, np.empty(count, np.int32))
+
+@inner
+def find_floor(maxima: Any, margins: Any, groups: Any, k: int, lower: Any, keys: Any) -> Any:
+    """What the k-th largest pre-activation is not below: k groups have a latent that is not."""
+    if len(maxima) < k:
+        return np.float32(-np.inf)
+    fine, coarse = groups.fine, groups.coarse
+    for g in range(len(maxima)):
+        lower[g] = maxima[g] * (fine[g] if maxima[g] > 0 else coarse[g]) - margins[g]
+    return kth_largest(lower, len(maxima), k, keys)
 
 
 @inner
 def screen(
-    row: Any, scale: Any, length: Any, steps: Any, reach: Any, offsets: Any, floor: Any, places: Any, upper: Any
+    row: Any, x_step: Any, groups: Any, margins: Any, maxima: Any, floor: Any, hits: Any, found: Any, upper: Any
 ) -> Any:
     """Write the latents whose upper bounds are not below a floor, and these bounds; return how many they are."""
-    n, count = len(row), 0
-    whole = n // _TOGETHER * _TOGETHER
-    for first in range(0, whole, _TOGETHER):
-        hits = np.int32(0)
-        for i in range(first, first + _TOGETHER):
-            hits += np.int32(bound(row, i, scale, length, steps, reach, offsets) >= floor)
-        if hits > 0:
-            for i in range(first, first + _TOGETHER):
-                highest = bound(row, i, scale, length, steps, reach, offsets)
-                if highest >= floor:
-                    places[count], upper[count] = i, highest
-                    count += 1
-    for i in range(whole, n):
-        highest = bound(row, i, scale, length, steps, reach, offsets)
-        if highest >= floor:
-            places[count], upper[count] = i, highest
-            count += 1
+    fine, coarse, offsets, width = groups.fine, groups.coarse, groups.offsets, groups.width
+    for g in range(len(maxima)):
+        hits[g] = np.uint8(maxima[g] * (coarse[g] if maxima[g] > 0 else fine[g]) + margins[g] >= floor)
+    count, eights = 0, hits.view(np.uint64)
+    for eight in range(len(eights)):
+        if eights[eight] == 0:
+            continue
+        for g in range(8 * eight, 8 * eight + 8):
+            if hits[g] == 0:
+                continue
+            first, place, least = count, g // width * width * GROUP + g % width, floor - margins[g]
+            least /= coarse[g] if least > 0 else fine[g]
+            for _ in range(GROUP):
+                v = np.float32(row[place]) * x_step + offsets[place]
+                found[count], upper[count] = place, v
+                count += np.int64(v >= least)
+                place += width
+            for j in range(first, count):
+                v = upper[j]
+                found[j], upper[j] = groups.latent_at[found[j]], v * (coarse[g] if v > 0 else fine[g]) + margins[g]
     return count
 
 
@@ -90,71 +120,109 @@ def pre_activation(x: Any, weights: Any, bias: Any) -> Any:
 
 
 @inner
-def decide(x: Any, W: Any, b: Any, k: int, places: Any, upper: Any, count: int, found: Any, keys: Any) -> Any:
-    """Write the pre-activations of latents, where they may be among the k largest, else −∞; return the k-th largest.
+def bring_forward(latents: Any, upper: Any, first: int, count: int, floor: Any) -> Any:
+    """From ``first`` on, bring the latents whose bounds are not below a floor before the others; return their end."""
+    end = first
+    for j in range(first, count):
+        if upper[j] >= floor:
+            latents[end], latents[j] = latents[j], latents[end]
+            upper[end], upper[j] = upper[j], upper[end]
+            end += 1
+    return end
+
+
+@inner
+def decide(x: Any, W: Any, b: Any, k: int, latents: Any, upper: Any, count: int, values: Any, keys: Any) -> Any:
+    """Write the pre-activations of all latents that may be among the k largest, these first; return how many they are.
 
     First come the k or more with the highest upper bounds. Below the k-th of these no latent counts.
     """
-    likely = kth_largest(upper, count, k, keys)
+    first = bring_forward(latents, upper, 0, count, kth_largest(upper, count, k, keys))
+    for j in range(first):
+        values[j] = pre_activation(x, W[latents[j]], b[latents[j]])
+    end = bring_forward(latents, upper, first, count, kth_largest(values, first, k, keys))
+    for j in range(first, end):
+        values[j] = pre_activation(x, W[latents[j]], b[latents[j]])
+    return end
+
+
+@inner
+def write_largest(
+    values: Any, latents: Any, count: int, floor: Any, order: Any, to_values: Any, to_indices: Any
+) -> None:
+    """Write those not below a floor, strongest first, of equal ones the lower latent, as many as there is room for.
+
+    Sorted as whole numbers: above the bits of a value, turned so that they fall as it grows, below the latent.
+    """
+    bits, kept = values.view(np.int32), 0
     for j in range(count):
-        found[j] = pre_activation(x, W[places[j]], b[places[j]]) if upper[j] >= likely else -np.inf
-    floor = kth_largest(found, count, k, keys)
-    for j in range(count):
-        if floor <= upper[j] < likely:
-            found[j] = pre_activation(x, W[places[j]], b[places[j]])
-    return kth_largest(found, count, k, keys)
+        if values[j] >= floor:
+            order[kept] = (np.int64(~(bits[j] ^ ((bits[j] >> 31) & 0x7FFFFFFF))) << 32) | np.int64(latents[j])
+            kept += 1
+    order[:kept].sort()
+    to_bits = to_values.view(np.int32)
+    for j in range(len(to_indices)):
+        key = np.int32(~(order[j] >> 32))
+        to_bits[j] = key ^ ((key >> 31) & 0x7FFFFFFF)
+        to_indices[j] = np.int32(order[j] & 0x7FFFFFFF)
 
 
 @kernel
-def keep_largest(
-    product: Any, bounds: Any, low_b: Any, high_b: Any, groups: int, W: Any, b: Any, x: Any, values: Any, indices: Any
-) -> None:
-    """Every token's k largest pre-activations, strongest first, of equal ones the lower latent; NaN where there is one.
-
-    ``low_b`` and ``high_b`` are the biases less, and more, what sums in float32 may lose beside them.
-    """
-    tokens, n = product.shape
-    steps, reach, x_steps, lengths = bounds
-    k = indices.shape[1]
+def keep_largest(product: Any, inputs: Any, groups: Any, W: Any, b: Any, x: Any, values: Any, indices: Any) -> None:
+    """Every token's k largest pre-activations, strongest first, of equal ones the lower latent; else NaN."""
+    (tokens, places), n_groups, k = product.shape, len(groups.slack), indices.shape[1]
     for chunk in prange((tokens + TOKENS_A_CHUNK - 1) // TOKENS_A_CHUNK):
-        first = chunk * TOKENS_A_CHUNK
-        largest, keys = np.empty(groups, np.float32), np.empty(n, np.int32)
-        places, upper, found = np.empty(n, np.int32), np.empty(n, np.float32), np.empty(n, np.float32)
-        for t in range(first, min(first + TOKENS_A_CHUNK, tokens)):
-            row, scale, length = product[t], x_steps[t], lengths[t]
-            floor = floor_of_largest(row, scale, length, steps, reach, low_b, k, largest)
-            count = screen(row, scale, length, steps, reach, high_b, floor, places, upper)
-            if count < k:  # NaN is at least nothing
+        maxima, margins, lower = (
+            np.empty(n_groups, np.float32),
+            np.empty(n_groups, np.float32),
+            np.empty(n_groups, np.float32),
+        )
+        hits, keys, order = np.empty(n_groups, np.uint8), np.empty(places, np.int32), np.empty(places, np.int64)
+        found, upper, exact = np.empty(places, np.int32), np.empty(places, np.float32), np.empty(places, np.float32)
+        for t in range(chunk * TOKENS_A_CHUNK, min((chunk + 1) * TOKENS_A_CHUNK, tokens)):
+            row, x_step, count = product[t], inputs.steps[t], 0
+            if inputs.lengths[t] < np.inf:
+                find_margins(inputs.lengths[t], inputs.errors[t], groups, margins)
+                find_maxima(row, x_step, groups, maxima)
+                floor = find_floor(maxima, margins, groups, k, lower, keys)
+                count = screen(row, x_step, groups, margins, maxima, floor, hits, found, upper)
+            if count < k:
                 values[t] = np.nan
                 indices[t] = np.arange(k)
                 continue
-            floor, kept = decide(x[t], W, b, k, places, upper, count, found, keys), 0
-            for j in range(count):
-                if found[j] >= floor:
-                    found[kept], places[kept] = -found[j], places[j]
-                    kept += 1
-            order = np.argsort(found[:kept], kind="mergesort")
-            for j in range(k):
-                values[t, j] = -found[order[j]]
-                indices[t, j] = places[order[j]]
+            count = decide(x[t], W, b, k, found, upper, count, exact, keys)
+            write_largest(exact, found, count, kth_largest(exact, count, k, keys), order, values[t], indices[t])
 
 
 @kernel
 def keep_above(
-    product: Any, bounds: Any, high_b: Any, W: Any, b: Any, x: Any, floors: Any, values: Any, indices: Any, counts: Any
+    product: Any, inputs: Any, groups: Any, W: Any, b: Any, x: Any, floors: Any, values: Any, indices: Any, counts: Any
 ) -> None:
     """Every token's pre-activations above their latents' floors, by latent: the first ``counts[t]`` of its row.
 
-    ``high_b`` is the biases less the floors, and more by what sums in float32 may lose beside them.
+    The offsets are the biases less the floors.
     """
-    steps, reach, x_steps, lengths = bounds
+    places, n_groups = product.shape[1], len(groups.slack)
     for t in prange(len(product)):
-        places, found, kept = indices[t], values[t], 0
-        count = screen(product[t], x_steps[t], lengths[t], steps, reach, high_b, np.float32(0), places, found)
+        maxima, margins, hits = (
+            np.empty(n_groups, np.float32),
+            np.empty(n_groups, np.float32),
+            np.empty(n_groups, np.uint8),
+        )
+        found, upper, order = np.empty(places, np.int32), np.empty(places, np.float32), np.empty(places, np.int64)
+        row, x_step, count, kept = product[t], inputs.steps[t], 0, 0
+        if inputs.lengths[t] < np.inf:
+            find_margins(inputs.lengths[t], inputs.errors[t], groups, margins)
+            find_maxima(row, x_step, groups, maxima)
+            count = screen(row, x_step, groups, margins, maxima, np.float32(0), hits, found, upper)
         for j in range(count):
-            i = places[j]
+            i = found[j]
             value = pre_activation(x[t], W[i], b[i])
             if value > floors[i]:
-                places[kept], found[kept] = i, value
+                order[kept], values[t, i] = i, value
                 kept += 1
+        order[:kept].sort()
+        for j in range(kept):
+            i = order[j]
+            values[t, j], indices[t, j] = values[t, i], i
         counts[t] = kept

@@ -17,18 +17,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int32
 from torch import Tensor
 
-from monosem.ops.cpu_screen import Bounds, keep_above, keep_largest
+from monosem.ops.cpu_screen import GROUP, WIDEST, Groups, Inputs, keep_above, keep_largest
 from monosem.ops.reference import Chosen, even_rows, joined
 
 # Rows that are rounded at once.
 _ROWS = 1 << 12
-# A block of the product: small enough for the cache; fewer tokens are not worth reading the weights for.
-_BLOCK_BYTES, _FEWEST_TOKENS = 8 << 20, 32
-# Groups of latents for each of the k that are looked for: more make the floor better, and finding it longer.
-_GROUPS, _FEWEST_GROUPS = 16, 512
+# A block of the product: small enough for a large cache; fewer tokens are not worth reading the weights for.
+_BLOCK_BYTES, _FEWEST_TOKENS = 32 << 20, 32
+_FINEST = torch.finfo(torch.float32).tiny
+# The step of W_enc's row is at least this share of the longest row, so that no bias is beyond float32 in steps.
+_FINEST_SHARE = 1e-9
 # What is beyond the bound: sums in float32, of the lengths' products and of the biases.
 _SAFETY, _RELATIVE, _EPSILON = 1.05, 1e-5, 1e-6
 
@@ -57,14 +58,16 @@ def as_they_are(vectors: Float[Tensor, "vectors d_model"]) -> Rounded:
     return Rounded(vectors, torch.ones_like(lengths), lengths, torch.zeros_like(lengths))
 
 
-def to_bytes(vectors: Float[Tensor, "vectors d_model"], rotation: Float[Tensor, "d_model d_model"]) -> Rounded:
-    """Turn vectors, and round each to 127 steps on either side of zero."""
-    pieces = [_to_bytes(piece @ rotation) for piece in vectors.split(_ROWS)]
+def to_bytes(
+    vectors: Float[Tensor, "vectors d_model"], rotation: Float[Tensor, "d_model d_model"], finest: float = _FINEST
+) -> Rounded:
+    """Turn vectors, and round each to 127 steps on either side of zero, none finer than ``finest``."""
+    pieces = [_to_bytes(piece @ rotation, finest) for piece in vectors.split(_ROWS)]
     return Rounded(*map(torch.cat, zip(*pieces, strict=True)))
 
 
-def _to_bytes(turned: Float[Tensor, "vectors d_model"]) -> Rounded:
-    steps = (turned.abs().amax(dim=1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
+def _to_bytes(turned: Float[Tensor, "vectors d_model"], finest: float) -> Rounded:
+    steps = (turned.abs().amax(dim=1) / 127).clamp(min=finest)
     levels = (turned / steps[:, None]).round_()
     near = levels * steps[:, None]
     return Rounded(levels.to(torch.int8), steps, near.norm(dim=1), turned.sub_(near).norm(dim=1))
@@ -76,6 +79,32 @@ def random_rotation(d: int) -> Float[Tensor, "d d"]:
     return torch.linalg.qr(normal).Q.float()
 
 
+class Places(NamedTuple):
+    """Where in the product a latent stands."""
+
+    latent_at: Int32[Tensor, " places"]
+    """Some latent where there is none."""
+    is_empty: Bool[Tensor, " places"]
+    width: int
+    """Of a strip."""
+
+    def by_group(self, values: Float[Tensor, " n_latents"]) -> Float[Tensor, "groups members"]:
+        lines = values[self.latent_at].view(-1, GROUP, self.width)
+        return lines.mT.reshape(-1, GROUP)
+
+
+def find_places(steps: Float[Tensor, " n_latents"]) -> Places:
+    """Put latents of about the same step into groups."""
+    n = len(steps)
+    strips = -(-n // (GROUP * WIDEST))
+    width = -(-n // (strips * GROUP * 8)) * 8  # the search looks at eight groups at once
+    by_step = steps.argsort(stable=True)
+    padded = torch.cat([by_step, by_step[-1:].expand(strips * width * GROUP - n)])
+    is_empty = torch.arange(len(padded)) >= n
+    latent_at, is_empty = (each.view(strips, width, GROUP).mT.flatten() for each in (padded, is_empty))
+    return Places(latent_at.int(), is_empty, width)
+
+
 class ExactWeights(NamedTuple):
     """An encoder to be searched for many batches, float32 on the CPU."""
 
@@ -85,6 +114,9 @@ class ExactWeights(NamedTuple):
     """None where the product is of float32."""
     rows: Rounded
     """Those of W_enc."""
+    places: Places
+    levels: Tensor
+    """``[places, d_model]``: the rows' levels."""
 
 
 def exact_weights(
@@ -93,9 +125,13 @@ def exact_weights(
     """Prepare an encoder. ``rounds`` says whether to multiply whole numbers; by default where the processor does."""
     W_enc, b_enc = W_enc.detach().contiguous(), b_enc.detach().contiguous()
     if not (multiplies_bytes() if rounds is None else rounds):
-        return ExactWeights(W_enc, b_enc, None, as_they_are(W_enc))
-    rotation = random_rotation(W_enc.shape[1])
-    return ExactWeights(W_enc, b_enc, rotation, to_bytes(W_enc, rotation))
+        rotation, rows = None, as_they_are(W_enc)
+    else:
+        rotation = random_rotation(W_enc.shape[1])
+        longest = float(W_enc.norm(dim=1).max())
+        rows = to_bytes(W_enc, rotation, max(_FINEST, _FINEST_SHARE * longest))
+    places = find_places(rows.steps)
+    return ExactWeights(W_enc, b_enc, rotation, rows, places, rows.levels[places.latent_at])
 
 
 class ExactProducts:
@@ -108,48 +144,66 @@ class ExactProducts:
         """Every token's k largest, strongest first, of equal ones the lower latent."""
         W, b = self._weights.W_enc, self._weights.b_enc
         values, indices = torch.empty(len(self._x), k), torch.empty(len(self._x), k, dtype=torch.int32)
-        groups = min(len(W), max(_FEWEST_GROUPS, _GROUPS * k))
-        lower, upper = (b - _EPSILON * b.abs()).numpy(), (b + _EPSILON * b.abs()).numpy()
-        for here, product, bounds in self._blocks():
-            tokens = (each[here].numpy() for each in (self._x, values, indices))
-            keep_largest(product, bounds, lower, upper, groups, W.numpy(), b.numpy(), *tokens)
+        for here, product, inputs, groups in self._blocks(b, b.abs()):
+            its = (each[here].numpy() for each in (self._x, values, indices))
+            keep_largest(product, inputs, groups, W.numpy(), b.numpy(), *its)
         return even_rows(values, indices)
 
     def above(self, floors: Float[Tensor, " n_latents"]) -> Chosen:
         """All that are above their latent's floor, by latent."""
         W, b = self._weights.W_enc, self._weights.b_enc
-        upper = (b - floors + _EPSILON * (b.abs() + floors.abs())).numpy()
         pieces: list[Chosen] = []
-        for here, product, bounds in self._blocks():
+        for here, product, inputs, groups in self._blocks(b - floors, b.abs() + floors.abs().nan_to_num(posinf=0)):
             values, indices = np.empty(product.shape, np.float32), np.empty(product.shape, np.int32)
             counts = np.empty(len(product), np.int64)
             its = self._x[here].numpy(), floors.numpy(), values, indices, counts
-            keep_above(product, bounds, upper, W.numpy(), b.numpy(), *its)
+            keep_above(product, inputs, groups, W.numpy(), b.numpy(), *its)
             pieces.append(_first_of_rows(values, indices, counts))
         return joined(pieces) if pieces else self.largest(1)  # of no tokens
 
-    def _blocks(self) -> Iterator[tuple[slice, Any, Bounds]]:
-        """The product for a block of tokens at a time, and its bounds. Each block takes the place of the last."""
-        (W, _, rotation, rows), x = self._weights, self._x
+    def _blocks(
+        self, biases: Float[Tensor, " n_latents"], sizes: Float[Tensor, " n_latents"]
+    ) -> Iterator[tuple[slice, Any, Inputs, Groups]]:
+        """The product for a block of tokens at a time, and its bounds. Each block takes the place of the last.
+
+        Args:
+            biases: what is added to the product.
+            sizes: those of the numbers that the biases come from.
+        """
+        weights, x = self._weights, self._x
         if len(x) == 0:
             return
-        columns = as_they_are(x) if rotation is None else to_bytes(x, rotation)
-        lengths = x.norm(dim=1)
-        reach = self._reach(columns, lengths)
-        tokens = min(len(x), max(_FEWEST_TOKENS, _BLOCK_BYTES // (4 * len(W))))
-        block = torch.empty(tokens, len(W), dtype=torch.float32 if rotation is None else torch.int32)
-        multiply = torch.mm if rotation is None else torch._int_mm  # pyright: ignore (torch has no public product of bytes)
+        columns = as_they_are(x) if weights.rotation is None else to_bytes(x, weights.rotation)
+        bounds = columns.steps, x.norm(dim=1), columns.errors
+        groups = _groups(weights, biases, sizes)
+        tokens = min(len(x), max(_FEWEST_TOKENS, _BLOCK_BYTES // (4 * len(weights.levels))))
+        block = torch.empty(
+            tokens, len(weights.levels), dtype=torch.float32 if weights.rotation is None else torch.int32
+        )
+        multiply = torch.mm if weights.rotation is None else torch._int_mm  # pyright: ignore (torch has no public product of bytes)
         for start in range(0, len(x), tokens):
             here = slice(start, min(start + tokens, len(x)))
-            product = multiply(columns.levels[here], rows.levels.T, out=block[: here.stop - start])
-            bounds = rows.steps, reach, columns.steps[here], lengths[here]
-            yield here, product.numpy(), Bounds(*(each.numpy() for each in bounds))
+            product = multiply(columns.levels[here], weights.levels.T, out=block[: here.stop - start])
+            yield here, product.numpy(), Inputs(*(each[here].numpy() for each in bounds)), groups
 
-    def _reach(self, columns: Rounded, lengths: Float[Tensor, " batch"]) -> Float[Tensor, " n_latents"]:
-        """How far a product of unit inputs may lie from the rounded one, for each latent."""
-        rows = self._weights.rows
-        share = (columns.errors / lengths).nan_to_num(0).max()
-        return _SAFETY * (share * rows.lengths + rows.errors) + _RELATIVE * rows.lengths
+
+def _groups(weights: ExactWeights, biases: Float[Tensor, " n_latents"], sizes: Float[Tensor, " n_latents"]) -> Groups:
+    """What bounds a product with biases."""
+    rows, places = weights.rows, weights.places
+    steps = places.by_group(rows.steps)
+    most = (
+        _SAFETY * rows.lengths,
+        _SAFETY * rows.errors + _RELATIVE * rows.lengths,
+        _EPSILON * sizes,
+    )
+    return Groups(
+        places.width,
+        places.latent_at.numpy(),
+        (biases / rows.steps)[places.latent_at].masked_fill(places.is_empty, torch.nan).numpy(),
+        steps.amin(dim=1).numpy(),
+        steps.amax(dim=1).numpy(),
+        *(places.by_group(each).amax(dim=1).numpy() for each in most),
+    )
 
 
 def _first_of_rows(values: Any, indices: Any, counts: Any) -> Chosen:

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 
 from monosem.errors import UserError
 from monosem.files import checksum, file_checksum
+from monosem.ops.memory import keep_freed_memory
 from monosem.subject import builtin
 from monosem.subject.model import SubjectConfig, SubjectModel
 
@@ -31,6 +32,8 @@ def load_subject(config: SubjectConfig) -> SubjectModel:
     """
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
+    if device.type == "cpu":
+        keep_freed_memory()  # the pages of a layer's values: a sixteenth of a pass
     place = _find(config)
     with _quiet():
         tokenizer, model = _load(place, dtype)
