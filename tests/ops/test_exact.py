@@ -7,7 +7,7 @@ from torch import Tensor
 
 from monosem.ops import cpu, exact, reference
 from monosem.ops.cpu_screen import GROUP
-from monosem.ops.exact import ExactProducts, ExactWeights, exact_weights, to_bytes
+from monosem.ops.exact import ExactProducts, ExactWeights, exact_weights, find_places, to_bytes
 from monosem.ops.reference import DeadLatents, Optimized
 
 
@@ -119,6 +119,34 @@ def test_a_coordinate_far_above_the_others_makes_rounding_no_coarser() -> None:
     assert share < 2 * (usual.errors / usual.lengths).max()
     as_it_stands = to_bytes(x, torch.eye(256)).errors / x.norm(dim=1)
     assert as_it_stands.median() > 2 * share
+
+
+@pytest.mark.parametrize("n", [1, 7, 128, 2048, 2049, 5000])
+def test_every_latent_has_a_place_in_a_group_of_about_its_step(n: int) -> None:
+    steps = torch.randn(n, generator=torch.Generator().manual_seed(6)).exp()
+    places = find_places(steps)
+    assert sorted(places.latent_at[~places.is_empty].tolist()) == list(range(n))
+    groups = places.by_group(steps)
+    assert len(groups) % places.width == 0 == places.width % 8 and groups.shape[1] == GROUP
+    place = torch.arange(len(places.latent_at))
+    group_at = place // (places.width * GROUP) * places.width + place % places.width
+    for at, values in zip(group_at.tolist(), steps[places.latent_at].tolist(), strict=True):
+        assert values in groups[at].tolist()
+    assert (groups.amax(dim=1)[:-1] <= groups.amin(dim=1)[1:]).all()
+
+
+def test_rows_of_zeros_and_of_many_lengths() -> None:
+    generator = torch.Generator().manual_seed(7)
+    lengths = 10 ** (14 * torch.rand(700, 1, generator=generator) - 12)
+    lengths[::9] = 0
+    W, b = lengths * torch.randn(700, 9, generator=generator), torch.randn(700, generator=generator)
+    x = torch.randn(40, 9, generator=generator)
+    found = ExactProducts(exact_weights(W, b, rounds=True), x)
+    largest, expected = found.largest(300), dense(W, b, x)
+    assert (largest.indices.view(40, 300) == expected.topk(300).indices).float().mean() > 0.999
+    torch.testing.assert_close(largest.values.view(40, 300), expected.topk(300).values.float())
+    above = found.above(torch.zeros(700))
+    assert torch.equal(above.row_offsets.diff(), (expected > 0).sum(dim=1))
 
 
 def ties() -> tuple[ExactWeights, Tensor, Tensor]:

@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from types import ModuleType
 
 import numba
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from monosem.ops import compiled, cpu, reference
+from monosem.ops.cpu_choose import kth_largest
 from monosem.ops.reference import (
     AdamStep,
     Chosen,
@@ -138,6 +140,16 @@ def test_many_blocks_choose_as_one_does(monkeypatch: pytest.MonkeyPatch) -> None
     assert all(torch.equal(dead[0].codes, other.codes) for other in dead[1:])
     assert all(torch.equal(a, b) for a, b in zip(largest, found, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(above, found_above, strict=True))
+
+
+@pytest.mark.parametrize("count", [1, 16, 133, 1024])
+def test_the_kth_largest_is_that_of_the_sorted_values(count: int) -> None:
+    values = torch.randn(count + 5, generator=seeded())
+    values[: count // 2] = values[: count // 2].bfloat16().float()  # some are equal
+    values[1:count:9], values[2:count:11] = -torch.inf, 1e-30
+    in_order = values[:count].sort(descending=True).values
+    for k in {1, count // 3 + 1, count // 2 + 1, count}:
+        assert kth_largest(values.numpy(), count, k, np.empty(count, np.int32)) == in_order[k - 1]
 
 
 def no_dead(batch: int) -> DeadLatents:

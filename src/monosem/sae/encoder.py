@@ -15,7 +15,7 @@ Encoder = Callable[[Float[Tensor, "tokens d_model"]], Chosen]
 def make_encoder(sae: Autoencoder) -> Encoder:
     """A function that gives the latents of raw activations: those of ``sae.encode``, to a tie in float32.
 
-    At n_latents=16384, d_model=256, k=32 two threads of a shared EPYC take 30 to 35 µs a token.
+    At n_latents=16384, d_model=256, k=32 two threads of a shared EPYC take 24 to 30 µs a token.
     """
     if sae.W_enc.device.type != "cpu" or sae.W_enc.dtype != torch.float32:
         return lambda raw: _dense(sae, raw)
