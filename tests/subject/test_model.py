@@ -307,7 +307,7 @@ def test_a_saved_subject_loads_with_the_same_logits(save_subject: Make, architec
     assert (subject.name, subject.revision, subject.subject_batch) == (str(directory), weights_checksum(directory), 3)
     assert (subject.device, subject.dtype) == (torch.device("cpu"), torch.float32)
     usual = load_subject(SubjectConfig(subject=str(directory), device="cpu", context_length=32))
-    assert usual.subject_batch == 16 * torch.get_num_threads()
+    assert usual.subject_batch == 32 * torch.get_num_threads()
     assert not subject.model.training
     assert not any(parameter.requires_grad for parameter in subject.model.parameters())
     with torch.no_grad():

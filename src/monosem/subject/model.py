@@ -42,7 +42,7 @@ class SubjectConfig:
     keep_special: bool = False
     """Train and evaluate on BOS, EOS, padding and other special positions too."""
     subject_batch: int | None = None
-    """Blocks in one forward pass; by default as many as have 512 tokens for each thread of a CPU, so that what
+    """Blocks in one forward pass; by default as many as have 1,024 tokens for each thread of a CPU, so that what
     the pass holds stays in its caches, or 8,192 tokens elsewhere."""
 
     def __post_init__(self) -> None:

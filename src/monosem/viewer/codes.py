@@ -7,6 +7,7 @@ small state file says how far they count. What an interruption leaves behind tha
 import json
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -144,10 +145,10 @@ def _mapped(path: Path, kind: np.dtype[Any], count: int) -> Any:
 def write_codes(
     directory: Path, sae: Autoencoder, subject: SubjectModel, blocks: EvenBlocks, report: Report | None = None
 ) -> None:
-    """Encode what is not encoded yet of the blocks, and add it to the files.
+    """Encode what is not encoded yet of the blocks, and add it to the files, a chunk while the next is encoded.
 
     Args:
-        report: called with the tokens done and in all.
+        report: called with the tokens encoded and in all.
 
     Raises:
         UserError: there are more tokens than the files can number, activations are not finite, or the disk is full.
@@ -156,14 +157,18 @@ def write_codes(
         raise UserError(f"tokens={blocks.rows:,} are more than an index can hold, {MOST_ROWS:,}; lower --tokens.")
     encode = make_encoder(sae)
     chunk = BATCHES * max(1, BATCH_TOKENS // blocks.context_length)
-    with CodeFiles(directory) as files:
-        while files.done.blocks < len(blocks):
+    with CodeFiles(directory) as files, ThreadPoolExecutor(1) as writer:
+        rows, writing = files.done.rows, None
+        for start in range(files.done.blocks, len(blocks), chunk):
             if report is not None:
-                report(files.done.rows, blocks.rows)
-            start = files.done.blocks
+                report(rows, blocks.rows)
             here = blocks.take(slice(start, start + chunk))
-            latents = _encode(here, sae, subject, encode)
-            files.append(len(here.tokens), _stored(here, latents, start))
+            codes = _stored(here, _encode(here, sae, subject, encode), start)
+            if writing is not None:
+                writing.result()
+            rows, writing = rows + len(codes.places), writer.submit(files.append, len(here.tokens), codes)
+        if writing is not None:
+            writing.result()
         if report is not None:
             report(blocks.rows, blocks.rows)
 
