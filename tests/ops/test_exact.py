@@ -95,8 +95,8 @@ def test_no_rounding_changes_a_product_by_more_than_the_bound() -> None:
     weights = exact_weights(W, torch.zeros(211), rounds=True)
     assert weights.rotation is not None
     columns, groups = to_bytes(x, weights.rotation), exact._groups(weights, torch.zeros(211), torch.zeros(211))
-    steps, latent_at = weights.rows.steps.double(), weights.places.latent_at
-    product = columns.levels.double() @ weights.levels.double().T * columns.steps.double()[:, None] * steps[latent_at]
+    rows, latent_at = weights.rows, weights.places.latent_at
+    product = columns.levels.double() @ rows.levels.double().T * columns.steps[:, None] * rows.steps.double()
     moved = (product - x.double() @ W.double()[latent_at].T).abs()
     bound = np.outer(columns.errors, groups.lengths) + np.outer(x.norm(dim=1), groups.errors)
     place = np.arange(len(latent_at))
@@ -126,7 +126,7 @@ def test_every_latent_has_a_place_in_a_group_of_about_its_step(n: int) -> None:
     steps = torch.randn(n, generator=torch.Generator().manual_seed(6)).exp()
     places = find_places(steps)
     assert sorted(places.latent_at[~places.is_empty].tolist()) == list(range(n))
-    groups = places.by_group(steps)
+    groups = places.by_group(steps[places.latent_at])
     assert len(groups) % places.width == 0 == places.width % 8 and groups.shape[1] == GROUP
     place = torch.arange(len(places.latent_at))
     group_at = place // (places.width * GROUP) * places.width + place % places.width

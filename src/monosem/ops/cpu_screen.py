@@ -172,11 +172,8 @@ def keep_largest(product: Any, inputs: Any, groups: Any, W: Any, b: Any, x: Any,
     """Every token's k largest pre-activations, strongest first, of equal ones the lower latent; else NaN."""
     (tokens, places), n_groups, k = product.shape, len(groups.slack), indices.shape[1]
     for chunk in prange((tokens + TOKENS_A_CHUNK - 1) // TOKENS_A_CHUNK):
-        maxima, margins, lower = (
-            np.empty(n_groups, np.float32),
-            np.empty(n_groups, np.float32),
-            np.empty(n_groups, np.float32),
-        )
+        of_groups = np.empty((3, n_groups), np.float32)
+        maxima, margins, lower = of_groups[0], of_groups[1], of_groups[2]
         hits, keys, order = np.empty(n_groups, np.uint8), np.empty(places, np.int32), np.empty(places, np.int64)
         found, upper, exact = np.empty(places, np.int32), np.empty(places, np.float32), np.empty(places, np.float32)
         for t in range(chunk * TOKENS_A_CHUNK, min((chunk + 1) * TOKENS_A_CHUNK, tokens)):
@@ -204,11 +201,8 @@ def keep_above(
     """
     places, n_groups = product.shape[1], len(groups.slack)
     for t in prange(len(product)):
-        maxima, margins, hits = (
-            np.empty(n_groups, np.float32),
-            np.empty(n_groups, np.float32),
-            np.empty(n_groups, np.uint8),
-        )
+        of_groups, hits = np.empty((2, n_groups), np.float32), np.empty(n_groups, np.uint8)
+        maxima, margins = of_groups[0], of_groups[1]
         found, upper, order = np.empty(places, np.int32), np.empty(places, np.float32), np.empty(places, np.int64)
         row, x_step, count, kept = product[t], inputs.steps[t], 0, 0
         if inputs.lengths[t] < np.inf:

@@ -81,7 +81,7 @@ def random_rotation(d: int) -> Float[Tensor, "d d"]:
 
 
 class Places(NamedTuple):
-    """Where in the product a latent stands."""
+    """Which latent stands where in the product."""
 
     latent_at: Int32[Tensor, " places"]
     """Some latent where there is none."""
@@ -89,9 +89,8 @@ class Places(NamedTuple):
     width: int
     """Of a strip."""
 
-    def by_group(self, values: Float[Tensor, " n_latents"]) -> Float[Tensor, "groups members"]:
-        lines = values[self.latent_at].view(-1, GROUP, self.width)
-        return lines.mT.reshape(-1, GROUP)
+    def by_group(self, values: Float[Tensor, " places"]) -> Float[Tensor, "groups members"]:
+        return values.view(-1, GROUP, self.width).mT.reshape(-1, GROUP)
 
 
 def find_places(steps: Float[Tensor, " n_latents"]) -> Places:
@@ -113,11 +112,9 @@ class ExactWeights(NamedTuple):
     b_enc: Float[Tensor, " n_latents"]
     rotation: Float[Tensor, "d_model d_model"] | None
     """None where the product is of float32."""
-    rows: Rounded
-    """Those of W_enc."""
     places: Places
-    levels: Tensor
-    """``[places, d_model]``: the rows' levels."""
+    rows: Rounded
+    """Those of W_enc, at their places."""
 
 
 def exact_weights(
@@ -132,7 +129,7 @@ def exact_weights(
         longest = float(W_enc.norm(dim=1).max())
         rows = to_bytes(W_enc, rotation, max(_FINEST, _FINEST_SHARE * longest))
     places = find_places(rows.steps)
-    return ExactWeights(W_enc, b_enc, rotation, rows, places, rows.levels[places.latent_at])
+    return ExactWeights(W_enc, b_enc, rotation, places, Rounded(*(each[places.latent_at] for each in rows)))
 
 
 class ExactProducts:
@@ -177,33 +174,27 @@ class ExactProducts:
         columns = as_they_are(x) if weights.rotation is None else to_bytes(x, weights.rotation)
         bounds = columns.steps, x.norm(dim=1), columns.errors
         groups = _groups(weights, biases, sizes)
-        tokens = min(len(x), max(_FEWEST_TOKENS, _BLOCK_BYTES // (4 * len(weights.levels))))
-        block = torch.empty(
-            tokens, len(weights.levels), dtype=torch.float32 if weights.rotation is None else torch.int32
-        )
+        places = len(weights.places.latent_at)
+        tokens = min(len(x), max(_FEWEST_TOKENS, _BLOCK_BYTES // (4 * places)))
+        block = torch.empty(tokens, places, dtype=torch.float32 if weights.rotation is None else torch.int32)
         multiply = torch.mm if weights.rotation is None else torch._int_mm  # pyright: ignore (torch has no public product of bytes)
         for start in range(0, len(x), tokens):
             here = slice(start, min(start + tokens, len(x)))
-            product = multiply(columns.levels[here], weights.levels.T, out=block[: here.stop - start])
+            product = multiply(columns.levels[here], weights.rows.levels.T, out=block[: here.stop - start])
             yield here, product.numpy(), Inputs(*(each[here].numpy() for each in bounds)), groups
 
 
 def _groups(weights: ExactWeights, biases: Float[Tensor, " n_latents"], sizes: Float[Tensor, " n_latents"]) -> Groups:
     """What bounds a product with biases."""
     rows, places = weights.rows, weights.places
-    steps = places.by_group(rows.steps)
-    most = (
-        _SAFETY * rows.lengths,
-        _SAFETY * rows.errors + _RELATIVE * rows.lengths,
-        _EPSILON * sizes,
-    )
+    errors = _SAFETY * rows.errors + _RELATIVE * rows.lengths
+    greatest = rows.steps, _SAFETY * rows.lengths, errors, _EPSILON * sizes[places.latent_at]
     return Groups(
         places.width,
         places.latent_at.numpy(),
-        (biases / rows.steps)[places.latent_at].masked_fill(places.is_empty, torch.nan).numpy(),
-        steps.amin(dim=1).numpy(),
-        steps.amax(dim=1).numpy(),
-        *(places.by_group(each).amax(dim=1).numpy() for each in most),
+        (biases[places.latent_at] / rows.steps).masked_fill(places.is_empty, torch.nan).numpy(),
+        places.by_group(rows.steps).amin(dim=1).numpy(),
+        *(places.by_group(each).amax(dim=1).numpy() for each in greatest),
     )
 
 
