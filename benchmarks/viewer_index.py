@@ -5,17 +5,20 @@
 
 The run's index is made again. Loading the subject is in the time, and reading the text where it is in the token cache
 already; compiling the kernels is, where they are not on the disk. Seconds need an idle machine, CPU seconds say more on
-a busy one. The peak counts pages of the codes' files that lie in memory.
+a busy one, and how fast a core multiplies before and after says what the machine was worth then. The peak counts pages
+of the codes' files that lie in memory.
 """
 
 import json
 import resource
+import statistics
 import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import tyro
 from rich.console import Console
 
@@ -42,9 +45,11 @@ class Options:
 
 def measure(options: Options, console: Console) -> dict[str, Any]:
     config = IndexConfig(tokens=options.tokens, split=options.split)
+    speeds = [core_speed()]
     began, cpu_began = time.perf_counter(), time.process_time()
     path = build_index(options.run, config, again=True, console=console)
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
+    speeds.append(core_speed())
     began = time.perf_counter()
     build_index(options.run, config, console=console)
     kept_seconds = time.perf_counter() - began
@@ -59,10 +64,24 @@ def measure(options: Options, console: Console) -> dict[str, Any]:
         "activations_per_token": round(fired / meta["index"]["tokens"], 2),
         "seconds": round(seconds, 1),
         "cpu_seconds": round(cpu_seconds, 1),
+        "core_gflops": speeds,
         "seconds_when_kept": round(kept_seconds, 2),
         "peak_memory_mb": round(_peak_bytes() / 1e6),
         "database_mb": round(path.stat().st_size / 1e6, 1),
     }
+
+
+def core_speed() -> int:
+    """Float32 operations a second of one thread's matrix product, in billions: the median of a second or two."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    a, times = torch.randn(1024, 1024), []
+    for _ in range(50):
+        began = time.perf_counter()
+        torch.mm(a, a)
+        times.append(time.perf_counter() - began)
+    torch.set_num_threads(threads)
+    return round(2 * 1024**3 / statistics.median(times) / 1e9)
 
 
 def _peak_bytes() -> int:
