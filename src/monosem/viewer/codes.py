@@ -7,7 +7,6 @@ small state file says how far they count. What an interruption leaves behind tha
 import json
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -145,10 +144,10 @@ def _mapped(path: Path, kind: np.dtype[Any], count: int) -> Any:
 def write_codes(
     directory: Path, sae: Autoencoder, subject: SubjectModel, blocks: EvenBlocks, report: Report | None = None
 ) -> None:
-    """Encode what is not encoded yet of the blocks, and add it to the files, a chunk while the next is encoded.
+    """Encode what is not encoded yet of the blocks, and add it to the files.
 
     Args:
-        report: called with the tokens encoded and in all.
+        report: called with the tokens done and in all.
 
     Raises:
         UserError: there are more tokens than the files can number, activations are not finite, or the disk is full.
@@ -157,18 +156,14 @@ def write_codes(
         raise UserError(f"tokens={blocks.rows:,} are more than an index can hold, {MOST_ROWS:,}; lower --tokens.")
     encode = make_encoder(sae)
     chunk = BATCHES * max(1, BATCH_TOKENS // blocks.context_length)
-    with CodeFiles(directory) as files, ThreadPoolExecutor(1) as writer:
-        rows, writing = files.done.rows, None
-        for start in range(files.done.blocks, len(blocks), chunk):
+    with CodeFiles(directory) as files:
+        while files.done.blocks < len(blocks):
             if report is not None:
-                report(rows, blocks.rows)
+                report(files.done.rows, blocks.rows)
+            start = files.done.blocks
             here = blocks.take(slice(start, start + chunk))
-            codes = _stored(here, _encode(here, sae, subject, encode), start)
-            if writing is not None:
-                writing.result()
-            rows, writing = rows + len(codes.places), writer.submit(files.append, len(here.tokens), codes)
-        if writing is not None:
-            writing.result()
+            latents = _encode(here, sae, subject, encode)
+            files.append(len(here.tokens), _stored(here, latents, start))
         if report is not None:
             report(blocks.rows, blocks.rows)
 
